@@ -1,0 +1,120 @@
+//! What a source says happened: keyed upserts and deletes, each with the place it was read from.
+//!
+//! Invariant: every change carries its position, so that the last one of a key can be told from the
+//! positions alone, whatever batch or epoch it arrived in.
+
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// The key of a row in its source.
+pub type Key = Arc<str>;
+
+/// The current value under a source key: the text of one JSON object.
+///
+/// It stays text because it is stored and compared far more often than it is looked into.
+pub type Row = Arc<str>;
+
+/// A part of a source whose positions are ordered: `topic/3` of Kafka, a file's name of a log.
+pub type Partition = Arc<str>;
+
+/// Where in a source a change stands.
+///
+/// Offsets of one partition are ordered but may have holes; offsets of two partitions are not
+/// comparable.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Position {
+    /// Name of the source in the configuration.
+    pub source: Arc<str>,
+    /// The ordered part of the source.
+    pub partition: Partition,
+    /// Record offset, log sequence number or byte offset, whichever the source counts in.
+    pub offset: u64,
+}
+
+/// One keyed upsert or delete.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// The row it is about.
+    pub key: Key,
+    /// The row's new value; `None` deletes it.
+    pub row: Option<Row>,
+    /// Where it was read.
+    pub position: Position,
+    /// When the source made it, or else when it was read: the start of the freshness clock.
+    pub changed_at: SystemTime,
+}
+
+/// Why something could not become part of the state. The names are labels of a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeadLetterReason {
+    /// The bytes are not what the format says (not JSON, invalid UTF-8, a broken envelope).
+    Undecodable,
+    /// The record has no key, or one that is not a string, number or boolean.
+    MissingKey,
+    /// A field has a type that the format does not allow there.
+    WrongType,
+    /// The operation is none of those that the format knows.
+    UnknownOperation,
+    /// The record is longer than the source's limit.
+    TooLarge,
+    /// The document's template could not be rendered from the row.
+    Render,
+    /// The document's text could not be cut into chunks or embedded.
+    Embed,
+}
+
+impl DeadLetterReason {
+    /// The reason as a metric label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Undecodable => "undecodable",
+            Self::MissingKey => "missing_key",
+            Self::WrongType => "wrong_type",
+            Self::UnknownOperation => "unknown_operation",
+            Self::TooLarge => "too_large",
+            Self::Render => "render",
+            Self::Embed => "embed",
+        }
+    }
+}
+
+/// Something that was read and could not be used, kept so that nothing is dropped silently.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// The kind of failure.
+    pub reason: DeadLetterReason,
+    /// Where it was read.
+    pub position: Position,
+    /// The key, where one could be read.
+    pub key: Option<Key>,
+    /// What exactly was wrong, for a person.
+    pub detail: String,
+    /// The record's bytes, cut to [`DeadLetter::RAW_BYTES_MAX`].
+    pub raw: Vec<u8>,
+}
+
+impl DeadLetter {
+    /// Longest piece of a record that is kept: enough to recognise and usually to repair it, while
+    /// a flood of oversized records cannot fill the disk.
+    pub const RAW_BYTES_MAX: usize = 64 * 1024;
+
+    /// Builds a dead letter, cutting `raw` to the limit.
+    pub fn new(
+        reason: DeadLetterReason,
+        position: Position,
+        key: Option<Key>,
+        detail: impl Into<String>,
+        raw: &[u8],
+    ) -> Self {
+        let raw = raw[..raw.len().min(Self::RAW_BYTES_MAX)].to_vec();
+        Self {
+            reason,
+            position,
+            key,
+            detail: detail.into(),
+            raw,
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! How configured components come to life: parse (serde), check (pure), open (touches the world).
+//!
+//! Each component keeps its configuration struct in its own file, with unknown fields denied, and
+//! the registry of the binary names the struct. Nothing else has to know it.
+
+use crate::{Chunker, Embedder, Source, TokenCounter};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A fault in a configuration or in opening a component: short fact, detail, and the way out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{fact}")]
+pub struct ComponentError {
+    /// Path of the field inside the component's configuration, `format.key`; empty for the whole.
+    pub field: String,
+    /// What is wrong.
+    pub fact: String,
+    /// What to do; may be empty.
+    pub hint: String,
+}
+
+impl ComponentError {
+    /// A fault of one field.
+    pub fn new(field: impl Into<String>, fact: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            fact: fact.into(),
+            hint: hint.into(),
+        }
+    }
+}
+
+/// What components may know of where they run.
+#[derive(Clone, Debug)]
+pub struct OpenContext {
+    /// Relative paths of a configuration are relative to the folder of its file.
+    pub config_dir: PathBuf,
+}
+
+/// The configuration of a source type. Implement it beside the source.
+pub trait SourceConfig: DeserializeOwned + JsonSchema + Send + Sync + 'static {
+    /// The name under `type:`.
+    const TYPE: &'static str;
+
+    /// Faults that can be seen without touching the outside world; all of them, not the first.
+    fn check(&self) -> Vec<ComponentError>;
+
+    /// Makes the source ready to run; connecting may wait until it runs.
+    ///
+    /// # Errors
+    /// When it can't run as configured.
+    fn open(self, context: &OpenContext) -> Result<Box<dyn Source>, ComponentError>;
+}
+
+/// The configuration of a chunker type. Implement it beside the chunker.
+pub trait ChunkerConfig: DeserializeOwned + JsonSchema + Send + Sync + 'static {
+    /// The name under `type:`.
+    const TYPE: &'static str;
+
+    /// All faults that can be seen in the configuration alone.
+    fn check(&self) -> Vec<ComponentError>;
+
+    /// Builds the chunker; sizes are in tokens of `tokens`.
+    ///
+    /// # Errors
+    /// When it can't work as configured.
+    fn open(self, tokens: Arc<dyn TokenCounter>) -> Result<Arc<dyn Chunker>, ComponentError>;
+}
+
+/// Where to run a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Device {
+    /// The fastest there is; says in one log line why it is not CUDA.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// CUDA, or an error.
+    Cuda,
+}
+
+/// The `embed:` section: which model makes the vectors.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EmbedConfig {
+    /// Name of the model: `all-MiniLM-L6-v2`, or `hashing` (for tests and engine benchmarks only).
+    pub model: String,
+    /// Where it runs.
+    #[serde(default)]
+    pub device: Device,
+    /// Folder with the model's files (model.safetensors, tokenizer.json); without it the local
+    /// cache and then the download places are asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// Dimensions of the vectors, for models that let one choose (`hashing`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dimensions: Option<usize>,
+}
+
+/// Opens an embedder by its configuration.
+pub type OpenEmbedder = fn(&EmbedConfig, &OpenContext) -> Result<Arc<dyn Embedder>, ComponentError>;

@@ -1,0 +1,137 @@
+//! The contract of an embedder: texts to unit vectors, in batches, on two lanes.
+//!
+//! Invariant: a text's vector does not depend on what else is in its batch.
+
+use crate::TokenCounter;
+use half::f16;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// A stored vector: fp16, rounded once when the embedder returns it, so that the head, the cache, a
+/// segment and a restart all hold the same bits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embedding(pub Arc<[f16]>);
+
+/// Rounds a vector to its stored form.
+pub fn quantize(vector: &[f32]) -> Embedding {
+    Embedding(vector.iter().map(|x| f16::from_f32(*x)).collect())
+}
+
+impl Embedding {
+    /// Little-endian bytes, two a dimension.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.0.iter().flat_map(|x| x.to_le_bytes()).collect()
+    }
+
+    /// Reads what [`Embedding::to_bytes`] wrote; `None` for an odd number of bytes.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let pairs = bytes.chunks_exact(2);
+        pairs.remainder().is_empty().then(|| {
+            Self(
+                pairs
+                    .map(|pair| f16::from_le_bytes([pair[0], pair[1]]))
+                    .collect(),
+            )
+        })
+    }
+
+    /// As f32.
+    pub fn to_f32(&self) -> Vec<f32> {
+        self.0.iter().map(|x| x.to_f32()).collect()
+    }
+}
+
+/// Which model made a vector.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelIdentity {
+    /// The name in the configuration.
+    pub name: String,
+    /// Changes whenever the same text could get another vector: part of the cache's key.
+    pub fingerprint: String,
+    /// Dimensions of a vector.
+    pub dimension: usize,
+    /// Tokens of a text that the model looks at, special ones included.
+    pub tokens_max: usize,
+    /// Where it runs, for a person: `cpu (avx2)`.
+    pub device: String,
+}
+
+/// Who is waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// A person's query: goes before all bulk work.
+    Query,
+    /// Chunks of documents.
+    Bulk,
+}
+
+/// Why a batch could not be embedded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct EmbedError(pub String);
+
+/// Turns texts into vectors.
+///
+/// Obligations, checked by [`embedder_contract`]:
+/// - one vector of `identity().dimension` for each text, in order, of length 1 (all zeros only for a
+///   text without any token);
+/// - the same text gives the same vector in any batch, to 1e-5 a component;
+/// - texts beyond `tokens_max` are cut, never an error; empty texts are allowed.
+///
+/// Calls block and may come from many threads at once. A bulk call works in pieces small enough that
+/// a query beside it is not held up by more than one of them.
+pub trait Embedder: Send + Sync {
+    /// Which model it is.
+    fn identity(&self) -> &ModelIdentity;
+
+    /// Embeds a batch.
+    ///
+    /// # Errors
+    /// When no vector of the batch can be used.
+    fn embed(&self, lane: Lane, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError>;
+
+    /// Counts tokens as this model does, for chunk sizes.
+    fn token_counter(&self) -> Arc<dyn TokenCounter>;
+
+    /// How many threads should call with [`Lane::Bulk`] at once.
+    fn bulk_threads(&self) -> usize;
+
+    /// Whether remembering a vector is cheaper than computing it again.
+    fn worth_remembering(&self) -> bool;
+}
+
+/// Checks the obligations of an [`Embedder`].
+///
+/// # Panics
+/// When one of them does not hold.
+pub fn embedder_contract(embedder: &dyn Embedder) {
+    let long = "word ".repeat(5_000);
+    let texts = [
+        "one text",
+        "",
+        "another, longer text about engines",
+        "日本語の文章",
+        &long,
+    ];
+    let together = embedder.embed(Lane::Bulk, &texts).expect("a batch");
+    assert_eq!(together.len(), texts.len());
+    for (text, vector) in texts.iter().zip(&together) {
+        assert_eq!(vector.len(), embedder.identity().dimension);
+        let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+        assert!(
+            (norm - 1.0).abs() < 1e-3 || (norm == 0.0 && text.is_empty()),
+            "norm {norm}"
+        );
+        let alone = embedder.embed(Lane::Query, &[text]).expect("one text");
+        for (x, y) in vector.iter().zip(&alone[0]) {
+            assert!((x - y).abs() <= 1e-5, "{x} and {y} for {:.20}", text);
+        }
+    }
+    assert!(
+        embedder
+            .embed(Lane::Bulk, &[])
+            .expect("no texts")
+            .is_empty()
+    );
+    assert!(embedder.bulk_threads() >= 1);
+}

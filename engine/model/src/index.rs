@@ -1,0 +1,326 @@
+//! The contract of a vector index shard: a write half owned by one worker, and immutable read
+//! halves that queries hold.
+//!
+//! Invariant: a [`VectorIndexRead`] taken when an epoch closed answers from exactly the rows that
+//! were live then, whatever is applied to the write half afterwards.
+
+use crate::{ChunkId, Embedding};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Identity of a sealed segment within its shard; never used again after removal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SegmentId(pub u64);
+
+/// What the commit records of a sealed segment: enough to find and verify its files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentManifest {
+    /// Identity.
+    pub id: SegmentId,
+    /// Rows when it was sealed, dead ones included.
+    pub rows: u32,
+    /// File names within the shard's folder, each with its length and BLAKE3 checksum.
+    pub files: Vec<(String, u64, [u8; 32])>,
+}
+
+/// What has to be committed together with an epoch for the shard to be found again.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ShardCommit {
+    /// Rows new in the head.
+    pub head_added: Vec<(ChunkId, Embedding)>,
+    /// Rows that left the head: deleted or sealed.
+    pub head_removed: Vec<ChunkId>,
+    /// Rows (segment, row) that died in segments.
+    pub tombstones: Vec<(SegmentId, u32)>,
+    /// Segments written since the last epoch; their files are synced already.
+    pub segments_added: Vec<SegmentManifest>,
+    /// Segments no longer used; their files may go once this is committed.
+    pub segments_removed: Vec<SegmentManifest>,
+}
+
+/// The committed state of a shard, as it is opened again.
+#[derive(Clone, Debug, Default)]
+pub struct ShardState {
+    /// Rows of the head.
+    pub head: Vec<(ChunkId, Embedding)>,
+    /// Sealed segments.
+    pub segments: Vec<SegmentManifest>,
+    /// Dead rows of segments.
+    pub tombstones: Vec<(SegmentId, u32)>,
+}
+
+/// A hit: inner product of unit vectors, 1 at best.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ScoredChunk {
+    /// Which chunk.
+    pub chunk: ChunkId,
+    /// Inner product with the query.
+    pub score: f32,
+}
+
+/// A failure of an index.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{fact}\nhint: {hint}")]
+pub struct IndexError {
+    /// What happened.
+    pub fact: String,
+    /// The way out.
+    pub hint: String,
+}
+
+/// The read half: immutable, shared by queries, no locks.
+///
+/// Obligations, checked by [`vector_index_contract`]:
+/// - only rows live at its epoch are found;
+/// - hits are sorted by descending score, equal scores by chunk id, none twice;
+/// - `k` beyond the live rows gives them all (an approximate index may miss some).
+pub trait VectorIndexRead: Send + Sync {
+    /// Live rows.
+    fn rows(&self) -> usize;
+    /// Sealed segments.
+    fn segments(&self) -> usize;
+    /// The `k` live rows with the greatest inner product.
+    fn search(&self, query: &[f32], k: usize) -> Vec<ScoredChunk>;
+    /// The stored vector of a live row.
+    fn vector(&self, chunk: &ChunkId) -> Option<Embedding>;
+}
+
+/// An epoch of a shard, closed.
+pub struct ClosedShard {
+    /// What queries may read once the epoch is committed.
+    pub read: Arc<dyn VectorIndexRead>,
+    /// What has to be committed for it.
+    pub commit: ShardCommit,
+}
+
+/// The write half: owned by one worker.
+///
+/// Obligations, checked by [`vector_index_contract`]:
+/// - `remove` of an unknown chunk and `insert` of a present one are errors of the caller: `insert`
+///   replaces, `remove` ignores;
+/// - removals of an epoch come before its insertions;
+/// - heavy work (training, building segments) happens on threads of its own; `close_epoch` takes
+///   what is finished and never waits for it;
+/// - the state given by all commits so far, applied in order, opens to the same rows.
+pub trait VectorIndex: Send {
+    /// Removes a row.
+    fn remove(&mut self, chunk: &ChunkId);
+    /// Adds a row.
+    fn insert(&mut self, chunk: ChunkId, vector: Embedding);
+    /// Closes an epoch.
+    ///
+    /// # Errors
+    /// When a segment could not be written; the process ends with it.
+    fn close_epoch(&mut self) -> Result<ClosedShard, IndexError>;
+}
+
+/// Opens shards of one index type.
+pub trait VectorIndexFactory: Send + Sync {
+    /// Opens a shard whose segment files live in `directory` (made when missing), removing files
+    /// that `state` does not name.
+    ///
+    /// # Errors
+    /// When a file is missing, fails its checksum or has another dimension.
+    fn open(
+        &self,
+        directory: &Path,
+        dimension: usize,
+        state: ShardState,
+    ) -> Result<Box<dyn VectorIndex>, IndexError>;
+}
+
+impl ShardState {
+    /// Applies a commit, as the store does: for tests and for the contract.
+    pub fn apply(&mut self, commit: &ShardCommit) {
+        self.head
+            .retain(|(chunk, _)| !commit.head_removed.contains(chunk));
+        for (chunk, vector) in &commit.head_added {
+            self.head.retain(|(held, _)| held != chunk);
+            self.head.push((*chunk, vector.clone()));
+        }
+        self.segments.extend(commit.segments_added.iter().cloned());
+        self.tombstones.extend(&commit.tombstones);
+        for gone in &commit.segments_removed {
+            self.segments.retain(|segment| segment.id != gone.id);
+            self.tombstones.retain(|(segment, _)| *segment != gone.id);
+        }
+    }
+}
+
+/// Checks the obligations of an index type over `rows` rows with churn and reopening, in an empty
+/// folder; `recall_min` is the share of true neighbours that must be found (1.0 for exact types).
+///
+/// # Panics
+/// When one of them does not hold.
+pub fn vector_index_contract(
+    factory: &dyn VectorIndexFactory,
+    directory: &Path,
+    rows: usize,
+    recall_min: f64,
+) {
+    let mut check = contract::Check::new(factory, directory);
+    for round in 0..10 {
+        check.churn(rows / 10, round);
+        check.close_and_compare(recall_min);
+    }
+    check.reopen();
+    check.close_and_compare(recall_min);
+    check.churn(rows / 10, 99);
+    check.close_and_compare(recall_min);
+    check.old_readers_did_not_move(recall_min);
+}
+
+mod contract {
+    //! The contract's body: a seeded churn compared with brute force.
+
+    use super::*;
+    use crate::quantize;
+    use std::collections::{BTreeMap, HashSet};
+    use std::path::PathBuf;
+
+    const DIMENSION: usize = 32;
+    type Live = BTreeMap<ChunkId, Embedding>;
+
+    pub(super) struct Check<'a> {
+        factory: &'a dyn VectorIndexFactory,
+        directory: PathBuf,
+        index: Box<dyn VectorIndex>,
+        state: ShardState,
+        live: Live,
+        old: Vec<(Arc<dyn VectorIndexRead>, Live)>,
+        seed: u64,
+    }
+
+    impl<'a> Check<'a> {
+        pub(super) fn new(factory: &'a dyn VectorIndexFactory, directory: &Path) -> Self {
+            let state = ShardState::default();
+            let index = factory
+                .open(directory, DIMENSION, state.clone())
+                .expect("an empty shard");
+            let (live, old) = (Live::new(), Vec::new());
+            Self {
+                factory,
+                directory: directory.into(),
+                index,
+                state,
+                live,
+                old,
+                seed: 7,
+            }
+        }
+
+        /// xorshift64: enough for test data, the same everywhere.
+        fn random(&mut self) -> u64 {
+            self.seed ^= self.seed << 13;
+            self.seed ^= self.seed >> 7;
+            self.seed ^= self.seed << 17;
+            self.seed
+        }
+
+        fn random_unit_vector(&mut self) -> Vec<f32> {
+            let raw: Vec<f32> = (0..DIMENSION)
+                .map(|_| (self.random() % 2001) as f32 / 1000.0 - 1.0)
+                .collect();
+            let norm = raw.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-6);
+            raw.iter().map(|x| x / norm).collect()
+        }
+
+        pub(super) fn churn(&mut self, inserts: usize, round: u64) {
+            let gone: Vec<ChunkId> = self
+                .live
+                .keys()
+                .copied()
+                .filter(|id| (id.0[0] as u64 + round) % 5 == 0)
+                .collect();
+            for chunk in gone {
+                self.index.remove(&chunk);
+                self.live.remove(&chunk);
+            }
+            self.index.remove(&ChunkId([0; 16]));
+            for _ in 0..inserts {
+                let (a, b) = (self.random(), self.random());
+                let mut id = [0; 16];
+                id[..8].copy_from_slice(&a.to_le_bytes());
+                id[8..].copy_from_slice(&b.to_le_bytes());
+                let vector = quantize(&self.random_unit_vector());
+                self.index.insert(ChunkId(id), vector.clone());
+                self.live.insert(ChunkId(id), vector);
+            }
+        }
+
+        pub(super) fn close_and_compare(&mut self, recall_min: f64) {
+            let closed = self.index.close_epoch().expect("an epoch");
+            self.state.apply(&closed.commit);
+            let live = self.live.clone();
+            self.compare(&*closed.read, &live, recall_min);
+            self.old.push((closed.read, live));
+        }
+
+        fn compare(&mut self, read: &dyn VectorIndexRead, live: &Live, recall_min: f64) {
+            assert_eq!(read.rows(), live.len(), "live rows");
+            let (mut found, mut wanted) = (0, 0);
+            for _ in 0..20 {
+                let query = self.random_unit_vector();
+                let hits = read.search(&query, 10);
+                let ordered = |pair: &[ScoredChunk]| {
+                    pair[0].score > pair[1].score
+                        || (pair[0].score == pair[1].score && pair[0].chunk < pair[1].chunk)
+                };
+                assert!(
+                    hits.windows(2).all(ordered),
+                    "order or duplicates: {hits:?}"
+                );
+                for hit in &hits {
+                    let vector = live.get(&hit.chunk).expect("only live rows are found");
+                    assert!(
+                        (dot(&query, vector) - hit.score).abs() < 2e-3,
+                        "score of {hit:?}"
+                    );
+                    assert_eq!(read.vector(&hit.chunk).as_ref(), Some(vector));
+                }
+                let mut exact: Vec<(f32, ChunkId)> = live
+                    .iter()
+                    .map(|(id, vector)| (dot(&query, vector), *id))
+                    .collect();
+                exact.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+                exact.truncate(10);
+                let got: HashSet<ChunkId> = hits.iter().map(|hit| hit.chunk).collect();
+                wanted += exact.len();
+                found += exact.iter().filter(|(_, id)| got.contains(id)).count();
+            }
+            let recall = if wanted == 0 {
+                1.0
+            } else {
+                found as f64 / wanted as f64
+            };
+            assert!(
+                recall >= recall_min,
+                "recall {recall} of {} rows",
+                live.len()
+            );
+            assert!(read.search(&vec![0.5; DIMENSION], 10_000_000).len() <= live.len());
+        }
+
+        pub(super) fn reopen(&mut self) {
+            self.index = self
+                .factory
+                .open(&self.directory, DIMENSION, self.state.clone())
+                .expect("the committed state opens again");
+        }
+
+        pub(super) fn old_readers_did_not_move(&mut self, recall_min: f64) {
+            for (read, live) in std::mem::take(&mut self.old) {
+                self.compare(&*read, &live, recall_min);
+            }
+        }
+    }
+
+    fn dot(query: &[f32], vector: &Embedding) -> f32 {
+        query
+            .iter()
+            .zip(vector.0.iter())
+            .map(|(x, y)| x * y.to_f32())
+            .sum()
+    }
+}

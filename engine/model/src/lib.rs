@@ -1,0 +1,47 @@
+//! The nouns of Vectide and the contracts between its parts.
+//!
+//! Every other crate imports this one, and this one imports none of them: connectors, operators,
+//! kernels and the query endpoint meet only through the types and traits defined here. There is no
+//! I/O, no dataflow and no async runtime in this crate.
+
+mod change;
+mod chunker;
+mod component;
+mod document;
+mod embedder;
+mod index;
+mod query;
+mod source;
+mod stop;
+mod store;
+
+pub use change::{Change, DeadLetter, DeadLetterReason, Key, Partition, Position, Row};
+pub use chunker::{ChunkError, Chunker, TokenCounter, chunker_contract};
+pub use component::{
+    ChunkerConfig, ComponentError, Device, EmbedConfig, OpenContext, OpenEmbedder, SourceConfig,
+};
+pub use document::{
+    ChunkId, ChunkSpan, ChunkedDocument, ContentHash, Document, chunk_document, stable_hash,
+};
+pub use embedder::{
+    EmbedError, Embedder, Embedding, Lane, ModelIdentity, embedder_contract, quantize,
+};
+pub use index::{
+    ClosedShard, IndexError, ScoredChunk, SegmentId, SegmentManifest, ShardCommit, ShardState,
+    VectorIndex, VectorIndexFactory, VectorIndexRead, vector_index_contract,
+};
+pub use query::{
+    Answer, AsOf, DocumentChunk, DocumentView, EmbeddingsAnswer, Hit, Include, IndexStatus, Query,
+    QueryError, QueryInput, QueryService, Readiness, Span, Timings,
+};
+pub use source::{
+    HeldRows, ReadMode, Source, SourceBatch, SourceError, SourceSink, SourceStart, Stopped,
+};
+pub use stop::StopSignal;
+pub use store::{
+    Batch, MemoryStore, Operation, Store, StoreError, StoreRead, Table, store_contract,
+};
+
+/// The timestamp of the dataflow: a closed batch of changes, visible or invisible as a whole.
+/// Epochs begin at 1; 0 means "nothing committed yet".
+pub type Epoch = u64;

@@ -1,0 +1,250 @@
+//! The contract between the query endpoint and the running system.
+//!
+//! Invariant: everything in one answer is from one committed epoch.
+
+use crate::{ChunkId, Epoch, ModelIdentity, Position};
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// What to search for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum QueryInput {
+    /// A text, embedded with the index's model.
+    Text(String),
+    /// A vector of the index's dimension; it need not have length 1.
+    Vector(Vec<f32>),
+}
+
+/// Optional parts of a hit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Include {
+    /// The chunk's text.
+    pub text: bool,
+    /// The document's metadata.
+    pub metadata: bool,
+    /// The chunk's vector.
+    pub vector: bool,
+}
+
+/// A search.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Query {
+    /// Which index.
+    pub index: String,
+    /// What to search for.
+    pub input: QueryInput,
+    /// How many hits, 1..=[`Query::K_MAX`].
+    pub k: usize,
+    /// What hits carry.
+    pub include: Include,
+}
+
+impl Query {
+    /// Most hits of one query: beyond it an answer is an export.
+    pub const K_MAX: usize = 10_000;
+    /// Longest query text in bytes; models read some hundred words of it.
+    pub const TEXT_BYTES_MAX: usize = 64 * 1024;
+}
+
+/// A stretch of a document's text, in Unicode scalar values (as Python counts), end excluded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// First.
+    pub start: usize,
+    /// One past the last.
+    pub end: usize,
+}
+
+/// A chunk that was found.
+#[derive(Clone, Debug)]
+pub struct Hit {
+    /// The document's id.
+    pub document: Arc<str>,
+    /// The chunk's id.
+    pub chunk: ChunkId,
+    /// Inner product with the query, 1 at best.
+    pub score: f32,
+    /// Where in the document it stands.
+    pub span: Span,
+    /// The source's last change to the document.
+    pub position: Position,
+    /// The chunk's text, if asked for.
+    pub text: Option<String>,
+    /// The document's metadata, if asked for.
+    pub metadata: Option<Box<RawValue>>,
+    /// The chunk's vector, if asked for.
+    pub vector: Option<Vec<f32>>,
+}
+
+/// Which state an answer is from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AsOf {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Source -> partition -> next offset: everything before it is in the answer.
+    pub positions: Arc<BTreeMap<Arc<str>, BTreeMap<Arc<str>, u64>>>,
+    /// When the epoch became visible.
+    pub published_at: SystemTime,
+}
+
+/// Where the time of a query went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// Embedding the text.
+    pub embed: Duration,
+    /// Searching the shards and fetching the hits.
+    pub search: Duration,
+    /// All of it.
+    pub total: Duration,
+}
+
+/// The answer to a query.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Best first.
+    pub hits: Vec<Hit>,
+    /// The state it is from.
+    pub as_of: AsOf,
+    /// Where the time went.
+    pub took: Timings,
+}
+
+/// What an index holds.
+#[derive(Clone, Debug)]
+pub struct IndexStatus {
+    /// Its name.
+    pub name: String,
+    /// Its model.
+    pub model: ModelIdentity,
+    /// Documents, those without chunks included.
+    pub documents: u64,
+    /// Chunks, each with one vector.
+    pub chunks: u64,
+    /// Live vectors in all shards.
+    pub vectors: u64,
+    /// Sealed segments in all shards.
+    pub segments: u64,
+    /// Shards.
+    pub shards: usize,
+    /// The state it describes.
+    pub as_of: AsOf,
+    /// From a change to its being visible: of the newest change published.
+    pub freshness: Option<Duration>,
+}
+
+/// A chunk of a document that is looked at.
+#[derive(Clone, Debug)]
+pub struct DocumentChunk {
+    /// Identity.
+    pub id: ChunkId,
+    /// Where it stands.
+    pub span: Span,
+}
+
+/// A document as the index holds it.
+#[derive(Clone, Debug)]
+pub struct DocumentView {
+    /// Its id.
+    pub id: Arc<str>,
+    /// Its text.
+    pub text: String,
+    /// Its metadata, a JSON object.
+    pub metadata: Box<RawValue>,
+    /// The source's last change to it.
+    pub position: Position,
+    /// Its chunks in the order of the text.
+    pub chunks: Vec<DocumentChunk>,
+    /// The state it is from.
+    pub as_of: AsOf,
+}
+
+/// Texts embedded on request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EmbeddingsAnswer {
+    /// One vector a text.
+    pub vectors: Vec<Vec<f32>>,
+    /// Tokens of all texts, without special ones.
+    pub tokens: usize,
+}
+
+/// Whether queries are answered, and how far the sources are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Readiness {
+    /// A state is published.
+    pub serving: bool,
+    /// All sources have sent what was there when they started, and it is published.
+    pub caught_up: bool,
+}
+
+/// Why a query has no answer. Each kind has one HTTP status.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QueryError {
+    /// No index, document or model of that name; `known` lists what there is, when short.
+    #[error("there is no {kind} `{name}`")]
+    NotFound {
+        /// `index`, `document` or `model`.
+        kind: &'static str,
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// The request can't be answered as it is.
+    #[error("{fact}")]
+    Invalid {
+        /// Which field.
+        field: &'static str,
+        /// What is wrong with it.
+        fact: String,
+        /// What is allowed.
+        hint: String,
+    },
+    /// Nothing is published yet, or the process is ending.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Our fault.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// The running system, as the endpoint sees it. Calls block for as long as a query takes and may
+/// come from many threads at once.
+pub trait QueryService: Send + Sync + 'static {
+    /// All indexes.
+    fn indexes(&self) -> Vec<IndexStatus>;
+
+    /// One index.
+    ///
+    /// # Errors
+    /// [`QueryError::NotFound`].
+    fn index(&self, index: &str) -> Result<IndexStatus, QueryError>;
+
+    /// One document of an index.
+    ///
+    /// # Errors
+    /// [`QueryError::NotFound`], or the store can't be read.
+    fn document(&self, index: &str, id: &str) -> Result<DocumentView, QueryError>;
+
+    /// Searches.
+    ///
+    /// # Errors
+    /// Any [`QueryError`]; the limits of [`Query`] are checked here.
+    fn query(&self, query: &Query) -> Result<Answer, QueryError>;
+
+    /// The models that indexes use.
+    fn models(&self) -> Vec<ModelIdentity>;
+
+    /// Embeds texts with one of them, on the query lane.
+    ///
+    /// # Errors
+    /// [`QueryError::NotFound`] for another model, [`QueryError::Invalid`] for bad texts.
+    fn embed(&self, model: &str, texts: &[String]) -> Result<EmbeddingsAnswer, QueryError>;
+
+    /// Whether queries are answered.
+    fn readiness(&self) -> Readiness;
+
+    /// Metrics in Prometheus's text format.
+    fn metrics(&self) -> String;
+}
