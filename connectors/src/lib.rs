@@ -1,1 +1,24 @@
-//! Placeholder.
+//! The outside world as positioned changes: line logs, directories, Kafka.
+//!
+//! Every source implements the contract in `vectide-model` and keeps its configuration beside
+//! itself. Transport (how bytes arrive and where they stand) and envelope (what the bytes say) are
+//! separate: everything under [`envelope`] is a pure function of bytes.
+//!
+//! Invariant: what is read becomes a change, a dead letter or a kind of record that the
+//! documentation names as ignored; never anything else, and never twice after a clean commit.
+
+mod batch;
+mod byte_size;
+pub mod envelope;
+pub mod files;
+pub mod jsonl;
+pub mod kafka;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod time_span;
+
+pub use byte_size::ByteSize;
+pub use files::FilesConfig;
+pub use jsonl::JsonlConfig;
+pub use kafka::KafkaConfig;
+pub use time_span::TimeSpan;

@@ -231,7 +231,7 @@ mod contract {
                 .live
                 .keys()
                 .copied()
-                .filter(|id| (id.0[0] as u64 + round) % 5 == 0)
+                .filter(|id| (u64::from(id.0[0]) + round).is_multiple_of(5))
                 .collect();
             for chunk in gone {
                 self.index.remove(&chunk);
@@ -299,7 +299,7 @@ mod contract {
                 "recall {recall} of {} rows",
                 live.len()
             );
-            assert!(read.search(&vec![0.5; DIMENSION], 10_000_000).len() <= live.len());
+            assert!(read.search(&[0.5; DIMENSION], 10_000_000).len() <= live.len());
         }
 
         pub(super) fn reopen(&mut self) {

@@ -31,15 +31,15 @@ pub use index::{
     VectorIndex, VectorIndexFactory, VectorIndexRead, vector_index_contract,
 };
 pub use query::{
-    Answer, AsOf, DocumentChunk, DocumentView, EmbeddingsAnswer, Hit, Include, IndexStatus, Query,
-    QueryError, QueryInput, QueryService, Readiness, Span, Timings,
+    Answer, AsOf, DocumentChunk, DocumentView, EmbeddingsAnswer, Hit, Include, IndexStatus,
+    Positions, Query, QueryError, QueryInput, QueryService, Readiness, Span, Timings,
 };
 pub use source::{
     HeldRows, ReadMode, Source, SourceBatch, SourceError, SourceSink, SourceStart, Stopped,
 };
 pub use stop::StopSignal;
 pub use store::{
-    Batch, MemoryStore, Operation, Store, StoreError, StoreRead, Table, store_contract,
+    Batch, Entry, MemoryStore, Operation, Store, StoreError, StoreRead, Table, store_contract,
 };
 
 /// The timestamp of the dataflow: a closed batch of changes, visible or invisible as a whole.

@@ -78,13 +78,16 @@ pub struct Hit {
     pub vector: Option<Vec<f32>>,
 }
 
+/// Source -> partition -> next offset.
+pub type Positions = BTreeMap<Arc<str>, BTreeMap<Arc<str>, u64>>;
+
 /// Which state an answer is from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AsOf {
     /// The epoch.
     pub epoch: Epoch,
     /// Source -> partition -> next offset: everything before it is in the answer.
-    pub positions: Arc<BTreeMap<Arc<str>, BTreeMap<Arc<str>, u64>>>,
+    pub positions: Arc<Positions>,
     /// When the epoch became visible.
     pub published_at: SystemTime,
 }

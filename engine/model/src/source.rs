@@ -1,13 +1,14 @@
 //! The contract of a source: a blocking reader that turns the outside world into positioned batches.
 //!
-//! Invariant: a batch is the unit of atomicity. All its changes become visible in one epoch, and its
-//! `positions` say where to resume when exactly the batches up to and including it are committed.
+//! Invariant: a batch that is not `divisible` is one transaction: all its changes become visible in
+//! one epoch. `positions` say where to resume when exactly the batches up to and including it are
+//! committed.
 
 use crate::{Change, DeadLetter, Key, Partition, Row, StopSignal};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Changes that become visible together.
+/// Changes read together.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SourceBatch {
     /// The changes in the order of the source.
@@ -16,6 +17,12 @@ pub struct SourceBatch {
     pub dead_letters: Vec<DeadLetter>,
     /// For each partition touched: the offset at which reading goes on after this batch.
     pub positions: BTreeMap<Partition, u64>,
+    /// Whether the pipeline may cut between the changes: true unless they are one transaction of
+    /// the source. A cut before change `i` resumes each partition at the `position.offset` of its
+    /// first change from `i` on, so those offsets must be places where reading can start. Without
+    /// it a batch of many documents would be one epoch, and every other source would wait for all
+    /// its embedding.
+    pub divisible: bool,
     /// How many transactions were longer than the source's limit and had to be split here.
     pub split_transactions: u64,
 }

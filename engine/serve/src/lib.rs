@@ -1,1 +1,49 @@
-//! Placeholder.
+//! The query endpoint: HTTP over the contract [`vectide_model::QueryService`].
+//!
+//! What is absent here: no index, no embedder, no store. A request is read and checked, one call of
+//! the service answers it, and the answer is written in the wire's types, which live in this crate
+//! alone. Invariant: whatever bytes a client sends, it gets an answer that says what was wrong, and
+//! the process goes on.
+//!
+//! [`serve`] runs the endpoint, [`Client`] calls one, [`ServerConfig`] is the `server:` section of a
+//! configuration, [`openapi`] is the document that describes it all.
+
+#![forbid(unsafe_code)]
+
+mod auth;
+mod body;
+mod client;
+mod config;
+mod documents;
+mod embeddings;
+mod endpoint;
+mod health;
+mod indexes;
+mod models;
+mod observe;
+mod openapi;
+mod pool;
+mod problem;
+mod query;
+mod router;
+mod server;
+mod state;
+mod units;
+
+pub use client::{Client, ClientError};
+pub use config::{ApiKey, ServerConfig};
+pub use documents::{ChunkView, DocumentResponse};
+pub use embeddings::{
+    EmbeddingData, EmbeddingObject, EmbeddingsInput, EmbeddingsRequest, EmbeddingsResponse,
+    EncodingFormat, Usage,
+};
+pub use health::ReadinessResponse;
+pub use indexes::{IndexResponse, IndexesResponse, ModelView};
+pub use models::{ModelObject, ModelsResponse};
+pub use observe::describe_metrics;
+pub use openapi::openapi;
+pub use problem::{OpenAiError, Problem};
+pub use query::{HitView, IncludeField, QueryRequest, QueryResponse, TookMs};
+pub use server::serve;
+pub use state::{AsOfView, PositionView, Positions, SpanView};
+pub use units::{ByteSize, TimeSpan};

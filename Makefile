@@ -1,0 +1,32 @@
+# make demo   index a real corpus, ask, edit, delete (needs Rust; installs what else is missing)
+# make test   everything that is checked before a change lands
+# make bench  the benchmarks, with their peers where those can be installed
+
+.PHONY: demo test lint bench schema build setup
+
+demo: setup
+	cargo build --release --package vectide-app --package vectide-demo
+	./target/release/vectide-demo target/demo
+
+build: setup
+	cargo build --release --package vectide-app
+
+setup:
+	@scripts/setup.sh build
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --release --workspace --all-targets -- -D warnings
+
+test:
+	@scripts/setup.sh test
+	$(MAKE) lint
+	scripts/deny.sh
+	cargo build --release --package vectide-app
+	cargo test --release --workspace
+
+schema:
+	cargo run --quiet --release --package vectide-app -- schema > configs/vectide.schema.json
+
+bench: setup
+	scripts/bench.sh

@@ -1,0 +1,93 @@
+//! What the bytes of a record say: pure functions from bytes to a change.
+//!
+//! No file here knows a transport, a clock or a position. A decoder gives a change, the name of a
+//! kind of record that is no row and is left out by design, or the reason why the record is a dead
+//! letter.
+//!
+//! Invariant: decoding the same bytes always gives the same answer, and no input panics.
+
+pub mod change;
+pub mod debezium;
+mod json;
+pub mod upsert;
+
+use std::time::{Duration, SystemTime};
+use vectide_model::{DeadLetterReason, Key, Row};
+
+/// A keyed record as a log such as Kafka stores it.
+#[derive(Clone, Copy, Debug)]
+pub struct RawRecord<'a> {
+    /// The record's key, if it has one.
+    pub key: Option<&'a [u8]>,
+    /// The record's value; `None` is a tombstone.
+    pub value: Option<&'a [u8]>,
+}
+
+/// What a record means.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decoded {
+    /// A row came, changed or went.
+    Change(DecodedChange),
+    /// A kind of record that is no row, by name: `heartbeat`, `transaction_marker`,
+    /// `logical_message`, `schema_change`.
+    Ignored(&'static str),
+}
+
+/// A change without its position.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecodedChange {
+    /// The row it is about.
+    pub key: Key,
+    /// The new value, `None` for a delete.
+    pub row: Option<Row>,
+    /// When the source made the change, where the envelope says so.
+    pub changed_at: Option<SystemTime>,
+}
+
+/// Why a record is a dead letter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rejected {
+    /// The kind of failure.
+    pub reason: DeadLetterReason,
+    /// The key, where one could be read.
+    pub key: Option<Key>,
+    /// What exactly was wrong, for a person.
+    pub detail: String,
+}
+
+impl Rejected {
+    pub(crate) fn new(reason: DeadLetterReason, detail: impl Into<String>) -> Self {
+        Self {
+            reason,
+            key: None,
+            detail: detail.into(),
+        }
+    }
+
+    pub(crate) fn undecodable(detail: impl Into<String>) -> Self {
+        Self::new(DeadLetterReason::Undecodable, detail)
+    }
+
+    pub(crate) fn missing_key(detail: impl Into<String>) -> Self {
+        Self::new(DeadLetterReason::MissingKey, detail)
+    }
+
+    pub(crate) fn wrong_type(detail: impl Into<String>) -> Self {
+        Self::new(DeadLetterReason::WrongType, detail)
+    }
+
+    pub(crate) fn unknown_operation(detail: impl Into<String>) -> Self {
+        Self::new(DeadLetterReason::UnknownOperation, detail)
+    }
+
+    pub(crate) fn with_key(mut self, key: &Key) -> Self {
+        self.key = Some(key.clone());
+        self
+    }
+}
+
+/// A time in milliseconds since 1970; `None` for those that stand for "unknown" (zero, negative).
+pub fn time_of_milliseconds(milliseconds: i64) -> Option<SystemTime> {
+    let milliseconds = u64::try_from(milliseconds).ok().filter(|at| *at > 0)?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(milliseconds))
+}

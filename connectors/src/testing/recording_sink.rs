@@ -1,0 +1,199 @@
+//! Runs a source in a test: on its own thread, with everything it sends kept in memory.
+//!
+//! Invariant: what a test reads from [`RecordedRun`] was accepted by the sink, in that order.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use vectide_model::{
+    Change, DeadLetter, HeldRows, Key, Partition, ReadMode, Row, Source, SourceBatch, SourceError,
+    SourceSink, SourceStart, StopSignal, Stopped,
+};
+
+/// Held rows in a map.
+#[derive(Clone, Debug, Default)]
+pub struct HeldMap(pub BTreeMap<Key, Row>);
+
+impl HeldRows for HeldMap {
+    fn row(&self, key: &str) -> Result<Option<Row>, SourceError> {
+        Ok(self.0.get(key).cloned())
+    }
+
+    fn keys(&self) -> Result<Vec<Key>, SourceError> {
+        Ok(self.0.keys().cloned().collect())
+    }
+}
+
+#[derive(Default)]
+struct Recorded {
+    batches: Vec<SourceBatch>,
+    times_caught_up: usize,
+}
+
+/// A sink that keeps everything.
+#[derive(Clone, Default)]
+pub struct RecordingSink {
+    recorded: Arc<Mutex<Recorded>>,
+    /// Answer [`Stopped`] after so many batches.
+    batches_max: Option<usize>,
+}
+
+impl RecordingSink {
+    /// A sink that takes `batches_max` batches and then says that the pipeline is stopping.
+    pub fn stopping_after(batches_max: usize) -> Self {
+        Self {
+            batches_max: Some(batches_max),
+            ..Self::default()
+        }
+    }
+
+    fn recorded(&self) -> MutexGuard<'_, Recorded> {
+        self.recorded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SourceSink for RecordingSink {
+    fn send(&mut self, batch: SourceBatch) -> Result<(), Stopped> {
+        let mut recorded = self.recorded();
+        if self
+            .batches_max
+            .is_some_and(|max| recorded.batches.len() >= max)
+        {
+            return Err(Stopped);
+        }
+        recorded.batches.push(batch);
+        Ok(())
+    }
+
+    fn caught_up(&mut self) {
+        self.recorded().times_caught_up += 1;
+    }
+}
+
+/// A source that runs on its own thread.
+pub struct RecordedRun {
+    sink: RecordingSink,
+    stop: StopSignal,
+    thread: Option<JoinHandle<Result<(), SourceError>>>,
+}
+
+/// Starts a source under the name `source`.
+pub fn run_source(
+    source: Box<dyn Source>,
+    positions: BTreeMap<Partition, u64>,
+    held: HeldMap,
+    mode: ReadMode,
+    sink: RecordingSink,
+) -> RecordedRun {
+    let stop = StopSignal::new();
+    let start = SourceStart {
+        name: "source".into(),
+        positions,
+        held: Arc::new(held),
+        mode,
+        stop: stop.clone(),
+    };
+    let mut thread_sink = sink.clone();
+    let thread = std::thread::spawn(move || source.run(start, &mut thread_sink));
+    RecordedRun {
+        sink,
+        stop,
+        thread: Some(thread),
+    }
+}
+
+impl RecordedRun {
+    /// The batches so far.
+    pub fn batches(&self) -> Vec<SourceBatch> {
+        self.sink.recorded().batches.clone()
+    }
+
+    /// All changes so far, in order.
+    pub fn changes(&self) -> Vec<Change> {
+        let batches = self.batches();
+        batches
+            .into_iter()
+            .flat_map(|batch| batch.changes)
+            .collect()
+    }
+
+    /// All dead letters so far, in order.
+    pub fn dead_letters(&self) -> Vec<DeadLetter> {
+        let batches = self.batches();
+        batches
+            .into_iter()
+            .flat_map(|batch| batch.dead_letters)
+            .collect()
+    }
+
+    /// The positions after all batches so far, on top of `before`.
+    pub fn positions(&self, mut before: BTreeMap<Partition, u64>) -> BTreeMap<Partition, u64> {
+        for batch in self.batches() {
+            before.extend(batch.positions);
+        }
+        before
+    }
+
+    /// The rows after all changes so far, on top of `before`.
+    pub fn fold(&self, before: HeldMap) -> HeldMap {
+        let mut rows = before.0;
+        for change in self.changes() {
+            match change.row {
+                Some(row) => drop(rows.insert(change.key, row)),
+                None => drop(rows.remove(&change.key)),
+            }
+        }
+        HeldMap(rows)
+    }
+
+    /// How often the source said that it has caught up.
+    pub fn times_caught_up(&self) -> usize {
+        self.sink.recorded().times_caught_up
+    }
+
+    /// Waits until a condition holds.
+    ///
+    /// # Panics
+    /// When it does not within 60 seconds, or when the source ended with an error before it did.
+    pub fn wait_until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
+        let began_at = Instant::now();
+        while !condition(self) {
+            assert!(
+                began_at.elapsed() < Duration::from_secs(60),
+                "timed out waiting until {what}; batches so far: {:#?}",
+                self.batches()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits for the source's own end.
+    ///
+    /// # Errors
+    /// The source's.
+    ///
+    /// # Panics
+    /// When the source's thread did.
+    pub fn join(&mut self) -> Result<(), SourceError> {
+        match self.thread.take() {
+            Some(thread) => thread.join().expect("the source panicked"),
+            None => Ok(()),
+        }
+    }
+
+    /// Stops the source and waits for its end.
+    ///
+    /// # Errors
+    /// The source's.
+    pub fn stop(&mut self) -> Result<(), SourceError> {
+        self.stop.stop();
+        self.join()
+    }
+}
+
+impl Drop for RecordedRun {
+    fn drop(&mut self) {
+        self.stop.stop();
+    }
+}

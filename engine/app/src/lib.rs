@@ -1,0 +1,11 @@
+//! The `vectide` command, as a library so that tests, benchmarks and the demo run the same code.
+
+pub mod evaluate;
+pub mod export;
+pub mod failure;
+pub mod model;
+pub mod progress;
+pub mod query;
+pub mod registry;
+pub mod run;
+pub mod validate;

@@ -1,0 +1,335 @@
+//! `POST /v1/indexes/{index}/query`: its wire types and its handler.
+//!
+//! Invariant: a request that reaches the service names exactly one finite, non-empty thing to search
+//! for and a `k` within [`Query::K_MAX`].
+
+use crate::body::JsonRequest;
+use crate::endpoint::{Endpoint, PathParts, path_parts};
+use crate::observe::record_query;
+use crate::problem::{Problem, Refusal, listed, nearest};
+use crate::state::{AsOfView, PositionView, SpanView};
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use std::sync::Arc;
+use std::time::Duration;
+use utoipa::ToSchema;
+use vectide_model::{Answer, Hit, Include, Query, QueryInput, Timings};
+
+/// A search: exactly one of `text` and `vector`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct QueryRequest {
+    /// A text, embedded with the index's model; not empty, at most 64 KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, min_length = 1)]
+    pub text: Option<String>,
+    /// A vector of the index's dimension; it need not have length 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, min_items = 1)]
+    pub vector: Option<Vec<f32>>,
+    /// How many hits.
+    #[serde(default = "default_k")]
+    #[schema(minimum = 1, maximum = 10_000, default = 10)]
+    pub k: usize,
+    /// What hits carry beside document, chunk, score, span and position.
+    #[serde(default = "default_include")]
+    #[schema(default = json!(["text", "metadata"]))]
+    pub include: Vec<IncludeField>,
+}
+
+/// Hits of a query whose `k` is not given.
+const K_DEFAULT: usize = 10;
+
+fn default_k() -> usize {
+    K_DEFAULT
+}
+
+fn default_include() -> Vec<IncludeField> {
+    vec![IncludeField::Text, IncludeField::Metadata]
+}
+
+/// An optional part of a hit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum IncludeField {
+    /// The chunk's text.
+    Text,
+    /// The document's metadata.
+    Metadata,
+    /// The chunk's vector.
+    Vector,
+}
+
+const INCLUDE_NAMES: [&str; 3] = ["text", "metadata", "vector"];
+
+/// The answer to a query.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct QueryResponse {
+    /// Best first.
+    pub hits: Vec<HitView>,
+    /// The state it is from.
+    pub as_of: AsOfView,
+    /// Where the time went.
+    pub took_ms: TookMs,
+}
+
+/// A chunk that was found.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = Hit)]
+pub struct HitView {
+    /// The document's id.
+    #[schema(value_type = String)]
+    pub document: Arc<str>,
+    /// The chunk's id: 32 hex digits.
+    #[schema(pattern = "^[0-9a-f]{32}$")]
+    pub chunk: String,
+    /// Inner product with the query, 1 at best.
+    pub score: f32,
+    /// The chunk's text, if included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub text: Option<String>,
+    /// Where in the document the chunk stands.
+    pub span: SpanView,
+    /// The document's metadata, if included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object, required = false)]
+    pub metadata: Option<Box<RawValue>>,
+    /// The chunk's vector, if included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub vector: Option<Vec<f32>>,
+    /// The source's last change to the document.
+    pub position: PositionView,
+}
+
+/// Milliseconds with three decimals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TookMs {
+    /// Embedding the text; 0 for a vector.
+    pub embed: f64,
+    /// Searching and fetching the hits.
+    pub search: f64,
+    /// All of it.
+    pub total: f64,
+}
+
+impl From<Timings> for TookMs {
+    fn from(took: Timings) -> Self {
+        let milliseconds = |duration: Duration| duration.as_micros() as f64 / 1000.0;
+        Self {
+            embed: milliseconds(took.embed),
+            search: milliseconds(took.search),
+            total: milliseconds(took.total),
+        }
+    }
+}
+
+impl From<Hit> for HitView {
+    fn from(hit: Hit) -> Self {
+        Self {
+            document: hit.document,
+            chunk: hit.chunk.to_string(),
+            score: hit.score,
+            text: hit.text,
+            span: hit.span.into(),
+            metadata: hit.metadata,
+            vector: hit.vector,
+            position: hit.position.into(),
+        }
+    }
+}
+
+impl From<Answer> for QueryResponse {
+    fn from(answer: Answer) -> Self {
+        Self {
+            hits: answer.hits.into_iter().map(HitView::from).collect(),
+            as_of: answer.as_of.into(),
+            took_ms: answer.took.into(),
+        }
+    }
+}
+
+impl QueryRequest {
+    /// A query for a text with the default parts of hits.
+    pub fn text(text: impl Into<String>, k: usize) -> Self {
+        Self {
+            text: Some(text.into()),
+            vector: None,
+            k,
+            include: default_include(),
+        }
+    }
+
+    /// A query for a vector with the default parts of hits.
+    pub fn vector(vector: Vec<f32>, k: usize) -> Self {
+        Self {
+            text: None,
+            vector: Some(vector),
+            k,
+            include: default_include(),
+        }
+    }
+
+    fn into_query(self, index: String) -> Result<Query, Refusal> {
+        if !(1..=Query::K_MAX).contains(&self.k) {
+            let (fact, hint) = k_fault(&self.k);
+            return Err(Refusal::invalid("k", fact, hint));
+        }
+        let has = |field| self.include.contains(&field);
+        let include = Include {
+            text: has(IncludeField::Text),
+            metadata: has(IncludeField::Metadata),
+            vector: has(IncludeField::Vector),
+        };
+        let input = match (self.text, self.vector) {
+            (Some(text), None) => QueryInput::Text(checked_text(text)?),
+            (None, Some(vector)) => QueryInput::Vector(checked_vector(vector)?),
+            (None, None) => return Err(wrong_inputs("missing_field", "neither")),
+            (Some(_), Some(_)) => return Err(wrong_inputs("conflicting_fields", "both")),
+        };
+        Ok(Query {
+            index,
+            input,
+            k: self.k,
+            include,
+        })
+    }
+}
+
+fn wrong_inputs(code: &'static str, which: &str) -> Refusal {
+    let fact = format!("the request has {which} of `text` and `vector`");
+    Refusal::new(StatusCode::BAD_REQUEST, code, fact)
+        .hint("send exactly one of `text` and `vector`")
+        .field("text")
+}
+
+fn checked_text(text: String) -> Result<String, Refusal> {
+    if text.trim().is_empty() {
+        let fact = "`text` is empty or only white space";
+        return Err(Refusal::invalid("text", fact, "send what to search for"));
+    }
+    if text.len() > Query::TEXT_BYTES_MAX {
+        let fact = format!("`text` has {} bytes", text.len());
+        let hint = format!("send at most {} bytes", Query::TEXT_BYTES_MAX);
+        return Err(Refusal::invalid("text", fact, hint));
+    }
+    Ok(text)
+}
+
+fn checked_vector(vector: Vec<f32>) -> Result<Vec<f32>, Refusal> {
+    if vector.is_empty() {
+        let hint = "send as many numbers as the index's model has dimensions";
+        return Err(Refusal::invalid("vector", "`vector` is empty", hint));
+    }
+    // Whether the parser refuses such a number or makes it infinite depends on its features.
+    if let Some(at) = vector.iter().position(|x| !x.is_finite()) {
+        let (fact, hint) = overflow(at);
+        return Err(Refusal::invalid("vector", fact, hint));
+    }
+    Ok(vector)
+}
+
+fn k_fault(k: &dyn std::fmt::Display) -> (String, String) {
+    (
+        format!("`k` is {k}"),
+        format!("send a whole number from 1 to {}", Query::K_MAX),
+    )
+}
+
+impl JsonRequest for QueryRequest {
+    const FIELDS: &'static [&'static str] = &["text", "vector", "k", "include"];
+    const REQUIRED: &'static [&'static str] = &[];
+
+    fn fault(field: &str, value: &Value) -> Option<(String, String)> {
+        match field {
+            "text" if !value.is_string() && !value.is_null() => {
+                Some(("`text` is not a string".into(), "send a string".into()))
+            }
+            "vector" => vector_fault(value),
+            "k" => {
+                let whole = value.as_u64().and_then(|k| usize::try_from(k).ok());
+                let good = whole.is_some_and(|k| (1..=Query::K_MAX).contains(&k));
+                (!good).then(|| k_fault(value))
+            }
+            "include" => include_fault(value),
+            _ => None,
+        }
+    }
+}
+
+fn vector_fault(value: &Value) -> Option<(String, String)> {
+    let Value::Array(items) = value else {
+        let hint = "send an array of finite numbers";
+        return (!value.is_null()).then(|| ("`vector` is not an array".into(), hint.into()));
+    };
+    items
+        .iter()
+        .enumerate()
+        .find_map(|(at, item)| match item.as_f64() {
+            None => Some((
+                format!("`vector[{at}]` is not a number"),
+                "send finite numbers".into(),
+            )),
+            Some(number) if !(number as f32).is_finite() => Some(overflow(at)),
+            Some(_) => None,
+        })
+}
+
+/// A number that a 64-bit float holds and a 32-bit one does not.
+fn overflow(at: usize) -> (String, String) {
+    let fact = format!("`vector[{at}]` does not fit into a 32-bit float");
+    (fact, "send finite numbers below 3.4e38".into())
+}
+
+fn include_fault(value: &Value) -> Option<(String, String)> {
+    let allowed = || format!("send an array of any of {}", listed(&INCLUDE_NAMES));
+    let Value::Array(items) = value else {
+        return Some(("`include` is not an array".into(), allowed()));
+    };
+    let known = |item: &&Value| {
+        item.as_str()
+            .is_some_and(|name| INCLUDE_NAMES.contains(&name))
+    };
+    let unknown = items.iter().find(|item| !known(item))?;
+    let near = unknown
+        .as_str()
+        .and_then(|name| nearest(name, &INCLUDE_NAMES));
+    let hint = near.map_or_else(allowed, |name| format!("did you mean `{name}`?"));
+    Some((format!("`include` can't have {unknown}"), hint))
+}
+
+/// Searches an index.
+#[utoipa::path(
+    post,
+    path = "/v1/indexes/{index}/query",
+    operation_id = "query",
+    tag = "indexes",
+    params(("index" = String, Path, description = "Name of the index")),
+    request_body = QueryRequest,
+    responses(
+        (status = 200, description = "The hits, best first", body = QueryResponse),
+        (status = "default", description = "Why there is no answer", body = Problem,
+            content_type = "application/problem+json"),
+    ),
+)]
+pub(crate) async fn query(
+    State(endpoint): State<Endpoint>,
+    index: PathParts<String>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let index = path_parts(index)?;
+    let request: QueryRequest = endpoint.read_json(request).await?;
+    let query = request.into_query(index)?;
+    endpoint
+        .answer(move |service, _| {
+            let answer = service.query(&query)?;
+            record_query(&query.input, &answer.took);
+            Ok(QueryResponse::from(answer))
+        })
+        .await
+}

@@ -1,0 +1,474 @@
+//! The one place where state changes: complete epochs into atomic, synced transactions.
+//!
+//! Invariant: a commit holds whole epochs only, in order, together with the positions they came from;
+//! nothing of an epoch is visible to queries before its commit has been synced; segment files are
+//! removed only after the commit that no longer names them.
+
+use crate::budget::EpochBudget;
+use crate::dataflow::{IndexParts, ShardError};
+use crate::ingest::EpochMeta;
+use crate::snapshot::{Published, Publisher};
+use crate::state::{
+    CommitRecord, DocumentRecord, State, chunk_key, dead_letter_key, embedding_key, encode,
+    entity_key, head_key, segment_key, tombstone_key,
+};
+use crate::telemetry;
+use crossbeam_channel::{Receiver, Sender, select};
+use sha2::Digest;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+use vectide_model::{
+    Batch, ChunkedDocument, DeadLetter, Epoch, SegmentManifest, ShardCommit, StoreError, Table,
+    VectorIndexRead,
+};
+use vectide_operators::{Effect, PlanIndex, WorkerProgress};
+
+/// Entries of one generation of the embedding cache: with the generation before it, 1.6 GB at 384
+/// dimensions. The older generation is forgotten when the newer one is full.
+const CACHE_GENERATION_ENTRIES: u64 = 1_000_000;
+
+/// Forgotten cache entries removed with each commit: a few, so that no commit is slow.
+const CACHE_REMOVALS_PER_COMMIT: usize = 1_000;
+
+/// Figures of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Totals {
+    pub(crate) embedded_chunks: AtomicU64,
+    pub(crate) reused_chunks: AtomicU64,
+    pub(crate) dead_letters: AtomicU64,
+    pub(crate) epochs: AtomicU64,
+    pub(crate) changes: AtomicU64,
+}
+
+/// The commit thread's ends of all channels.
+pub(crate) struct CommitPorts {
+    pub(crate) metas: Receiver<EpochMeta>,
+    pub(crate) progress: Receiver<WorkerProgress>,
+    pub(crate) committed: Sender<()>,
+    pub(crate) workers: usize,
+    pub(crate) budget: Arc<EpochBudget>,
+    pub(crate) totals: Arc<Totals>,
+    pub(crate) publisher: Arc<Publisher>,
+    pub(crate) embed_threads: usize,
+}
+
+/// Runs until all workers have finished.
+pub(crate) fn run(state: &State, ports: CommitPorts) -> Result<(), StoreError> {
+    let frontiers = vec![0; ports.workers];
+    Committer {
+        state,
+        ports,
+        frontiers,
+        metas: BTreeMap::new(),
+        effects: BTreeMap::new(),
+    }
+    .run()
+}
+
+/// Publishes the state as it was opened, and commits what opening the shards settled.
+pub(crate) fn publish_opened(
+    state: &State,
+    indexes: &[IndexParts],
+    publisher: &Publisher,
+) -> Result<(), ShardError> {
+    let mut transaction = Transaction::new(state);
+    let mut readers = Vec::new();
+    for (index, parts) in indexes.iter().enumerate() {
+        let mut shards = parts.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reads = Vec::new();
+        for (number, shard) in shards.iter_mut().flatten().enumerate() {
+            let closed = shard.close_epoch()?;
+            transaction.apply_shard(index as PlanIndex, number as u32, &closed.commit)?;
+            reads.push(closed.read);
+        }
+        readers.push(reads);
+    }
+    transaction.finish()?;
+    publisher.publish(Published::first(state, readers));
+    Ok(())
+}
+
+struct Committer<'a> {
+    state: &'a State,
+    ports: CommitPorts,
+    frontiers: Vec<Epoch>,
+    metas: BTreeMap<Epoch, EpochMeta>,
+    effects: BTreeMap<Epoch, Vec<Effect>>,
+}
+
+impl Committer<'_> {
+    fn run(mut self) -> Result<(), StoreError> {
+        let mut metas_open = true;
+        while self.frontiers.iter().any(|frontier| *frontier < Epoch::MAX) {
+            let never = crossbeam_channel::never();
+            select! {
+                recv(if metas_open { &self.ports.metas } else { &never }) -> meta => match meta {
+                    Ok(meta) => drop(self.metas.insert(meta.epoch, meta)),
+                    Err(_) => metas_open = false,
+                },
+                recv(self.ports.progress) -> progress => match progress {
+                    Ok(progress) => self.note(progress),
+                    Err(_) => break,
+                },
+            }
+            while let Ok(progress) = self.ports.progress.try_recv() {
+                self.note(progress);
+            }
+            while let Ok(meta) = self.ports.metas.try_recv() {
+                self.metas.insert(meta.epoch, meta);
+            }
+            self.commit_complete()?;
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, progress: WorkerProgress) {
+        self.frontiers[progress.worker] = progress.frontier;
+        for (epoch, effects) in progress.effects {
+            self.effects.entry(epoch).or_default().extend(effects);
+        }
+    }
+
+    /// Commits every epoch that all workers have finished, in one transaction.
+    fn commit_complete(&mut self) -> Result<(), StoreError> {
+        let frontier = self.frontiers.iter().copied().min().unwrap_or_default();
+        let rest = self.metas.split_off(&frontier);
+        let complete = std::mem::replace(&mut self.metas, rest);
+        if complete.is_empty() {
+            return Ok(());
+        }
+        let mut transaction = Transaction::new(self.state);
+        let mut costs = Vec::new();
+        for (epoch, meta) in &complete {
+            let before = transaction.embedding;
+            let letters = meta.dead_letters.iter().cloned().map(Effect::DeadLetter);
+            let effects = self.effects.remove(epoch).unwrap_or_default();
+            transaction.apply(letters.chain(effects))?;
+            transaction.record.epoch = *epoch;
+            transaction.record.positions = meta.positions.clone();
+            costs.push((meta.input_bytes, transaction.embedding - before));
+        }
+        let done = transaction.finish()?;
+        self.publish(done, &complete);
+        let threads = self.ports.embed_threads.max(1) as u32;
+        for (bytes, busy) in costs {
+            self.ports.budget.observe(bytes, busy / threads);
+        }
+        // One token is enough to wake the ingest; it reads the epoch itself.
+        let _ = self.ports.committed.try_send(());
+        Ok(())
+    }
+
+    fn publish(&self, done: Done, complete: &BTreeMap<Epoch, EpochMeta>) {
+        self.ports.publisher.publish(Published::next(
+            self.ports.publisher.current().as_deref(),
+            self.state,
+            done.shards,
+            complete
+                .values()
+                .flat_map(|meta| &meta.changed_at)
+                .max()
+                .copied(),
+        ));
+        for file in done.removed_files {
+            if let Err(error) = std::fs::remove_file(&file) {
+                // Not named by any commit: the next start sweeps it.
+                tracing::warn!(file = %file.display(), %error, "an old segment file stays");
+            }
+        }
+        let totals = &self.ports.totals;
+        totals
+            .epochs
+            .fetch_add(complete.len() as u64, Ordering::Relaxed);
+        totals
+            .embedded_chunks
+            .fetch_add(done.embedded, Ordering::Relaxed);
+        totals
+            .reused_chunks
+            .fetch_add(done.reused, Ordering::Relaxed);
+        totals
+            .dead_letters
+            .fetch_add(done.dead_letters.len() as u64, Ordering::Relaxed);
+        let changes: usize = complete.values().map(|meta| meta.changed_at.len()).sum();
+        totals.changes.fetch_add(changes as u64, Ordering::Relaxed);
+        telemetry::committed(self.state, &done.embedded_by_index, &done.reused_by_index);
+        telemetry::dead_letters(&done.dead_letters);
+        for meta in complete.values() {
+            telemetry::sourced(self.state, &meta.source_records, &meta.changed_at);
+        }
+    }
+}
+
+/// What became of a transaction.
+struct Done {
+    shards: Vec<(PlanIndex, u32, Arc<dyn VectorIndexRead>)>,
+    removed_files: Vec<PathBuf>,
+    embedded: u64,
+    reused: u64,
+    embedded_by_index: BTreeMap<PlanIndex, u64>,
+    reused_by_index: BTreeMap<PlanIndex, u64>,
+    dead_letters: Vec<vectide_model::DeadLetterReason>,
+}
+
+/// A transaction being put together.
+struct Transaction<'a> {
+    state: &'a State,
+    batch: Batch,
+    record: CommitRecord,
+    shards: BTreeMap<(PlanIndex, u32), Arc<dyn VectorIndexRead>>,
+    removed_segments: Vec<(Vec<u8>, SegmentManifest)>,
+    removed_files: Vec<PathBuf>,
+    tombstones: BTreeSet<Vec<u8>>,
+    embedding: Duration,
+    embedded: BTreeMap<PlanIndex, u64>,
+    chunks_put: BTreeMap<PlanIndex, u64>,
+    dead_letters: Vec<vectide_model::DeadLetterReason>,
+}
+
+impl<'a> Transaction<'a> {
+    fn new(state: &'a State) -> Self {
+        Self {
+            state,
+            batch: Batch::default(),
+            record: state.record(),
+            shards: BTreeMap::new(),
+            removed_segments: Vec::new(),
+            removed_files: Vec::new(),
+            tombstones: BTreeSet::new(),
+            embedding: Duration::ZERO,
+            embedded: BTreeMap::new(),
+            chunks_put: BTreeMap::new(),
+            dead_letters: Vec::new(),
+        }
+    }
+
+    fn index_name(&self, index: PlanIndex) -> &'a str {
+        &self.state.names().indexes[usize::from(index)]
+    }
+
+    /// Applies an epoch: what goes first, then what comes, since an update is both.
+    fn apply(&mut self, effects: impl Iterator<Item = Effect>) -> Result<(), StoreError> {
+        let is_removal = |effect: &Effect| {
+            matches!(
+                effect,
+                Effect::DocumentRemove { .. } | Effect::ChunkRemove { .. }
+            )
+        };
+        let (removals, rest): (Vec<_>, Vec<_>) = effects.partition(is_removal);
+        removals
+            .into_iter()
+            .chain(rest)
+            .try_for_each(|effect| self.apply_effect(effect))
+    }
+
+    fn apply_effect(&mut self, effect: Effect) -> Result<(), StoreError> {
+        match effect {
+            Effect::Row { source, key, row } => {
+                let key = entity_key(&self.state.names().sources[usize::from(source)], &key);
+                match row {
+                    Some(row) => self.batch.put(Table::Rows, key, encode(&row)),
+                    None => self.batch.delete(Table::Rows, key),
+                }
+            }
+            Effect::DocumentPut { index, document } => self.put_document(index, &document),
+            Effect::DocumentRemove { index, id } => {
+                let name = self.index_name(index);
+                self.batch.delete(Table::Documents, entity_key(name, &id));
+                self.batch.delete(Table::Texts, entity_key(name, &id));
+                self.record
+                    .indexes
+                    .entry(name.to_owned())
+                    .or_default()
+                    .documents -= 1;
+            }
+            Effect::ChunkPut {
+                index,
+                chunk,
+                document,
+            } => {
+                let name = self.index_name(index);
+                let id = document.as_bytes().to_vec();
+                self.batch.put(Table::Chunks, chunk_key(name, &chunk), id);
+                self.record
+                    .indexes
+                    .entry(name.to_owned())
+                    .or_default()
+                    .chunks += 1;
+            }
+            Effect::ChunkRemove { index, chunk } => {
+                let name = self.index_name(index);
+                self.batch.delete(Table::Chunks, chunk_key(name, &chunk));
+                self.record
+                    .indexes
+                    .entry(name.to_owned())
+                    .or_default()
+                    .chunks -= 1;
+            }
+            Effect::Embedded { index, texts, busy } => {
+                *self.embedded.entry(index).or_default() += texts;
+                self.embedding += busy;
+            }
+            Effect::Remember {
+                index,
+                content,
+                vector,
+            } => {
+                let model = self.state.names().models[usize::from(index)];
+                let key = embedding_key(self.record.cache.generation, model, content);
+                self.batch.put(Table::Embeddings, key, vector.to_bytes());
+                self.record.cache.entries += 1;
+            }
+            Effect::Shard {
+                index,
+                shard,
+                read,
+                commit,
+            } => {
+                self.apply_shard(index, shard, &commit)?;
+                self.shards.insert((index, shard), read);
+            }
+            Effect::DeadLetter(letter) => self.put_dead_letter(&letter),
+        }
+        Ok(())
+    }
+
+    fn put_document(&mut self, index: PlanIndex, chunked: &ChunkedDocument) {
+        let name = self.index_name(index);
+        let document = &chunked.document;
+        let record = DocumentRecord {
+            position: document.position.clone(),
+            metadata: document.metadata.clone(),
+            sha256: sha2::Sha256::digest(document.text.as_bytes()).into(),
+            bytes: document.text.len() as u64,
+            chunks: chunked.chunks.clone(),
+        };
+        let key = entity_key(name, &document.id);
+        self.batch
+            .put(Table::Documents, key.clone(), encode(&record));
+        self.batch
+            .put(Table::Texts, key, document.text.as_bytes().to_vec());
+        self.record
+            .indexes
+            .entry(name.to_owned())
+            .or_default()
+            .documents += 1;
+        *self.chunks_put.entry(index).or_default() += chunked.chunks.len() as u64;
+    }
+
+    fn put_dead_letter(&mut self, letter: &DeadLetter) {
+        self.batch.put(
+            Table::DeadLetters,
+            dead_letter_key(self.record.dead_letters),
+            encode(letter),
+        );
+        self.record.dead_letters += 1;
+        self.dead_letters.push(letter.reason);
+        tracing::warn!(
+            reason = letter.reason.as_str(), source = %letter.position.source,
+            partition = %letter.position.partition, offset = letter.position.offset,
+            key = letter.key.as_deref(), "dead letter: {}", letter.detail
+        );
+    }
+
+    fn apply_shard(
+        &mut self,
+        index: PlanIndex,
+        shard: u32,
+        commit: &ShardCommit,
+    ) -> Result<(), StoreError> {
+        let name = self.index_name(index);
+        for chunk in &commit.head_removed {
+            self.batch.delete(Table::Head, head_key(name, shard, chunk));
+        }
+        for (chunk, vector) in &commit.head_added {
+            self.batch
+                .put(Table::Head, head_key(name, shard, chunk), vector.to_bytes());
+        }
+        for manifest in &commit.segments_added {
+            let key = segment_key(name, shard, manifest.id);
+            self.batch.put(Table::Segments, key, encode(manifest));
+        }
+        for (segment, row) in &commit.tombstones {
+            self.tombstones
+                .insert(tombstone_key(name, shard, *segment, *row));
+        }
+        for manifest in &commit.segments_removed {
+            let key = segment_key(name, shard, manifest.id);
+            let directory = self.state.shard_directory(name, shard);
+            let files = manifest.files.iter().map(|(file, ..)| directory.join(file));
+            self.removed_files.extend(files);
+            self.removed_segments.push((key, manifest.clone()));
+        }
+        Ok(())
+    }
+
+    /// Commits.
+    fn finish(mut self) -> Result<Done, StoreError> {
+        self.settle_segments()?;
+        self.turn_cache()?;
+        let difference = |index: &PlanIndex, put: &u64| {
+            (
+                *index,
+                put.saturating_sub(self.embedded.get(index).copied().unwrap_or_default()),
+            )
+        };
+        let reused_by_index: BTreeMap<_, _> = self
+            .chunks_put
+            .iter()
+            .map(|(index, put)| difference(index, put))
+            .collect();
+        self.state.commit(self.batch, self.record)?;
+        Ok(Done {
+            shards: self
+                .shards
+                .into_iter()
+                .map(|((at, no), read)| (at, no, read))
+                .collect(),
+            removed_files: self.removed_files,
+            embedded: self.embedded.values().sum(),
+            reused: reused_by_index.values().sum(),
+            embedded_by_index: self.embedded,
+            reused_by_index,
+            dead_letters: self.dead_letters,
+        })
+    }
+
+    /// Tombstones of live segments are kept; those of removed ones go with them.
+    fn settle_segments(&mut self) -> Result<(), StoreError> {
+        let read = self.state.snapshot();
+        for (key, _) in &self.removed_segments {
+            self.tombstones
+                .retain(|tombstone| !tombstone.starts_with(key));
+            for held in read.scan(Table::Tombstones, key) {
+                self.batch.delete(Table::Tombstones, held?.0);
+            }
+            self.batch.delete(Table::Segments, key.clone());
+        }
+        for tombstone in std::mem::take(&mut self.tombstones) {
+            self.batch.put(Table::Tombstones, tombstone, Vec::new());
+        }
+        Ok(())
+    }
+
+    /// Starts a new generation of the embedding cache when this one is full, and removes some of
+    /// what was forgotten.
+    fn turn_cache(&mut self) -> Result<(), StoreError> {
+        let cache = &mut self.record.cache;
+        if cache.entries >= CACHE_GENERATION_ENTRIES {
+            cache.generation += 1;
+            cache.entries = 0;
+        }
+        let Some(forgotten) = cache.generation.checked_sub(2) else {
+            return Ok(());
+        };
+        let read = self.state.snapshot();
+        let entries = read.scan(Table::Embeddings, &forgotten.to_be_bytes());
+        for entry in entries.take(CACHE_REMOVALS_PER_COMMIT) {
+            self.batch.delete(Table::Embeddings, entry?.0);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,515 @@
+//! The configuration of a pipeline: its sections, and every fault in it at once.
+//!
+//! Parsing, checking and opening are three steps: [`LoadedConfig::load`] does the first two and
+//! touches nothing but the file; [`LoadedConfig::open`] opens models and makes a [`Plan`].
+//!
+//! Invariant: a configuration that loads has no fault that could have been seen without touching the
+//! outside world.
+
+use crate::plan::{Plan, PlannedDocuments, PlannedIndex, PlannedSource};
+use crate::registry::{AnyChunkerConfig, AnySourceConfig, Registry};
+use schemars::{JsonSchema, schema_for};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::num::NonZeroU16;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use vectide_config::{ConfigSchema, Document, Name, Report, TagTable};
+use vectide_model::{ComponentError, EmbedConfig, Embedder, OpenContext};
+use vectide_operators::{DocumentView, PlanIndex};
+use vectide_serve::ServerConfig;
+
+/// The version of the configuration's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ApiVersion {
+    /// The first.
+    #[serde(rename = "vectide/v1")]
+    V1,
+}
+
+/// A pipeline: sources of changes, the documents made of them, and the indexes over those.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PipelineConfig {
+    /// Version of the configuration's names: `vectide/v1`.
+    #[serde(rename = "apiVersion")]
+    pub api_version: ApiVersion,
+    /// Where the state is kept.
+    pub state: StateConfig,
+    /// Where changes come from, by name.
+    #[schemars(extend("minProperties" = 1))]
+    pub sources: BTreeMap<Name, Value>,
+    /// How rows become documents, by name.
+    #[schemars(extend("minProperties" = 1))]
+    pub documents: BTreeMap<Name, DocumentsConfig>,
+    /// What is searched, by name.
+    #[schemars(extend("minProperties" = 1))]
+    pub indexes: BTreeMap<Name, IndexConfig>,
+    /// The query endpoint.
+    #[serde(default)]
+    pub server: ServerConfig,
+    /// Threads of the dataflow; without it the machine's cores less one, at least one.
+    #[serde(default)]
+    pub workers: Option<NonZeroU16>,
+}
+
+/// The `state:` section.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StateConfig {
+    /// Folder of the state, relative to the configuration's folder. It belongs to this pipeline
+    /// alone.
+    pub dir: PathBuf,
+}
+
+/// An entry of `documents:`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DocumentsConfig {
+    /// The source whose rows become documents, one each; the row's key is the document's id.
+    pub from: Name,
+    /// The text, a Jinja template over the row's fields and `key`.
+    pub text: String,
+    /// Metadata by name, each a template; one that is a single expression keeps its type.
+    #[serde(default)]
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// An entry of `indexes:`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct IndexConfig {
+    /// The documents that are indexed.
+    pub from: Name,
+    /// How documents are cut.
+    pub chunk: Value,
+    /// Which model makes the vectors.
+    pub embed: EmbedConfig,
+    /// Parts of the index, each owned by one worker; fixed for the life of a state.
+    #[serde(default = "one_shard")]
+    #[schemars(range(min = 1, max = 1024))]
+    pub shards: u32,
+}
+
+fn one_shard() -> u32 {
+    1
+}
+
+/// A configuration without faults.
+pub struct LoadedConfig {
+    config: PipelineConfig,
+    document: Document,
+    context: OpenContext,
+    sources: Vec<(Name, String, Box<dyn AnySourceConfig>)>,
+    views: Vec<(Name, Arc<DocumentView>)>,
+    chunkers: Vec<(Name, Box<dyn AnyChunkerConfig>)>,
+}
+
+/// The schema that configurations are checked against.
+fn config_schema(registry: &Registry) -> Result<ConfigSchema, vectide_config::SchemaError> {
+    let schema = |value: Value| schemars::Schema::try_from(value).unwrap_or_default();
+    let mut sources = TagTable::new("source");
+    for source in &registry.sources {
+        sources = sources.with(source.name, schema((source.schema)()))?;
+    }
+    let mut chunkers = TagTable::new("chunker");
+    for chunker in &registry.chunkers {
+        chunkers = chunkers.with(chunker.name, schema((chunker.schema)()))?;
+    }
+    ConfigSchema::new(schema_for!(PipelineConfig))?
+        .tagged("sources.*", sources)?
+        .tagged("indexes.*.chunk", chunkers)
+}
+
+/// The JSON Schema of configurations, for editors.
+///
+/// # Errors
+/// When a component's schema is not one.
+pub fn editor_schema(registry: &Registry) -> Result<Value, vectide_config::SchemaError> {
+    let head = vectide_config::SchemaHead {
+        id: "urn:vectide:schema:v1",
+        title: "Vectide pipeline",
+        description: "A pipeline from changing sources to vector indexes that follow them",
+    };
+    Ok(config_schema(registry)?.compose(&head))
+}
+
+impl LoadedConfig {
+    /// Reads and checks a configuration.
+    ///
+    /// # Errors
+    /// A report of everything that is wrong with it.
+    pub fn load(
+        path: &Path,
+        registry: &Registry,
+        lookup: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, Report> {
+        let schema = config_schema(registry).map_err(|error| {
+            let mut report = Report::new(path.display().to_string());
+            let (at, place) = (
+                vectide_config::Path::root(),
+                vectide_config::Position::START,
+            );
+            report.push(vectide_config::Problem::new(at, place, error.to_string()));
+            report
+        })?;
+        let mut document = Document::read(path, lookup)?;
+        let mut report = document.check(&schema);
+        let mut check = Check {
+            document: &document,
+            report: &mut report,
+            registry,
+        };
+        check.references();
+        let sources = check.sources();
+        let views = check.views();
+        let chunkers = check.chunkers();
+        check.embedders();
+        check.server();
+        if !report.is_empty() {
+            return Err(report);
+        }
+        let config = document
+            .parse_at(vectide_config::Path::root())
+            .map_err(|problem| {
+                report.push(problem);
+                report
+            })?;
+        let config_dir = path.parent().map(Path::to_path_buf).unwrap_or_default();
+        Ok(Self {
+            config,
+            document,
+            context: OpenContext { config_dir },
+            sources,
+            views,
+            chunkers,
+        })
+    }
+
+    /// What was configured.
+    pub fn config(&self) -> &PipelineConfig {
+        &self.config
+    }
+
+    /// Folder of the state.
+    pub fn state_directory(&self) -> PathBuf {
+        self.context.config_dir.join(&self.config.state.dir)
+    }
+
+    /// Opens everything: models are found or fetched, sources made ready.
+    ///
+    /// # Errors
+    /// What can't be opened, with its place in the configuration.
+    pub fn open(self, registry: &Registry) -> Result<Plan, Report> {
+        let mut report = Report::new(self.document.parse_report().file());
+        let state_directory = self.state_directory();
+        let indexes = open_indexes(
+            &self.config,
+            self.chunkers,
+            registry,
+            &self.context,
+            (&self.document, &mut report),
+        );
+        let mut sources = Vec::new();
+        for (name, description, config) in self.sources {
+            match config.open(&self.context) {
+                Ok(source) => {
+                    let name = name.as_str().into();
+                    sources.push(PlannedSource {
+                        name,
+                        description,
+                        source,
+                    });
+                }
+                Err(error) => {
+                    push(
+                        &self.document,
+                        &mut report,
+                        &format!("sources.{name}"),
+                        &error,
+                    );
+                }
+            }
+        }
+        if !report.is_empty() {
+            return Err(report);
+        }
+        let number = |names: Vec<&Name>, name: &Name| {
+            names.iter().position(|it| *it == name).unwrap_or_default() as PlanIndex
+        };
+        let documents = self
+            .views
+            .into_iter()
+            .map(|(name, view)| {
+                let config = &self.config.documents[&name];
+                PlannedDocuments {
+                    source: number(self.config.sources.keys().collect(), &config.from),
+                    description: describe_view(config),
+                    name: name.as_str().into(),
+                    view,
+                }
+            })
+            .collect();
+        Ok(Plan {
+            state_directory,
+            workers: workers(self.config.workers),
+            sources,
+            documents,
+            indexes,
+            index_factory: registry.index.clone(),
+        })
+    }
+}
+
+fn workers(configured: Option<NonZeroU16>) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    configured.map_or(cores.saturating_sub(1).max(1), |workers| {
+        usize::from(workers.get())
+    })
+}
+
+fn describe_view(config: &DocumentsConfig) -> String {
+    let templates = (&config.text, &config.metadata);
+    serde_json::to_string(&templates).unwrap_or_default()
+}
+
+/// Puts a component's fault at its place.
+fn push(document: &Document, report: &mut Report, section: &str, error: &ComponentError) {
+    let path = match error.field.as_str() {
+        "" => section.to_owned(),
+        field => format!("{section}.{field}"),
+    };
+    let mut problem = document.problem(path.as_str(), error.fact.clone());
+    if !error.hint.is_empty() {
+        problem = problem.hint(error.hint.clone());
+    }
+    report.push(problem);
+}
+
+fn open_indexes(
+    config: &PipelineConfig,
+    chunkers: Vec<(Name, Box<dyn AnyChunkerConfig>)>,
+    registry: &Registry,
+    context: &OpenContext,
+    (document, report): (&Document, &mut Report),
+) -> Vec<PlannedIndex> {
+    let mut opened: Vec<(EmbedConfig, Arc<dyn Embedder>)> = Vec::new();
+    let mut indexes = Vec::new();
+    for (name, chunker) in chunkers {
+        let index = &config.indexes[&name];
+        let known = opened
+            .iter()
+            .find(|(it, _)| *it == index.embed)
+            .map(|(_, it)| it.clone());
+        let embedder = known.map_or_else(|| open_embedder(registry, &index.embed, context), Ok);
+        let embedder = match embedder {
+            Ok(embedder) => embedder,
+            Err(error) => {
+                push(document, report, &format!("indexes.{name}.embed"), &error);
+                continue;
+            }
+        };
+        opened.push((index.embed.clone(), embedder.clone()));
+        match chunker.open(embedder.token_counter()) {
+            Ok(chunker) => {
+                let mut views = config.documents.keys();
+                let documents = views
+                    .position(|view| *view == index.from)
+                    .unwrap_or_default();
+                indexes.push(PlannedIndex {
+                    name: name.as_str().into(),
+                    documents: documents as PlanIndex,
+                    chunker,
+                    embedder,
+                    shards: index.shards,
+                });
+            }
+            Err(error) => push(document, report, &format!("indexes.{name}.chunk"), &error),
+        }
+    }
+    indexes
+}
+
+fn open_embedder(
+    registry: &Registry,
+    config: &EmbedConfig,
+    context: &OpenContext,
+) -> Result<Arc<dyn Embedder>, ComponentError> {
+    let known = registry
+        .embedders
+        .iter()
+        .find(|embedder| embedder.name == config.model);
+    match known {
+        Some(embedder) => (embedder.open)(config, context),
+        None => Err(ComponentError::new(
+            "model",
+            format!("there is no model `{}`", config.model),
+            format!("known: {}", known_models(registry)),
+        )),
+    }
+}
+
+fn known_models(registry: &Registry) -> String {
+    registry
+        .embedders
+        .iter()
+        .map(|it| it.name)
+        .collect::<Vec<_>>()
+        .join(" | ")
+}
+
+/// Checks that reach beyond one field.
+struct Check<'a> {
+    document: &'a Document,
+    report: &'a mut Report,
+    registry: &'a Registry,
+}
+
+impl Check<'_> {
+    /// What a section names, when the section can be read at all.
+    fn names(&self, section: &str) -> Vec<Name> {
+        let node = self.document.value_at(section);
+        let keys = node.iter().flat_map(|node| node.keys());
+        let mut names: Vec<Name> = keys.filter_map(|key| key.parse().ok()).collect();
+        names.sort();
+        names
+    }
+
+    /// A section, unless a fault in it is reported already.
+    fn section<T: serde::de::DeserializeOwned>(&mut self, path: &str) -> Option<T> {
+        if self.report.has_problem_within(path) {
+            return None;
+        }
+        self.document
+            .parse_at(path)
+            .map_err(|problem| self.report.push(problem))
+            .ok()
+    }
+
+    fn references(&mut self) {
+        let problems = [("documents.*.from", "sources", "source")]
+            .into_iter()
+            .chain([("indexes.*.from", "documents", "documents entry")])
+            .flat_map(|(values, names, what)| self.document.check_references(values, names, what));
+        problems
+            .collect::<Vec<_>>()
+            .into_iter()
+            .for_each(|problem| self.report.push(problem));
+    }
+
+    fn tagged(&mut self, path: &str) -> Option<(String, Value)> {
+        if self.report.has_problem_within(path) {
+            return None;
+        }
+        let tag = self
+            .document
+            .value_at(format!("{path}.type").as_str())?
+            .as_str()?
+            .to_owned();
+        let value = self.document.parse_section(path, "type");
+        value
+            .map_err(|problem| self.report.push(problem))
+            .ok()
+            .map(|value| (tag, value))
+    }
+
+    fn sources(&mut self) -> Vec<(Name, String, Box<dyn AnySourceConfig>)> {
+        let mut sources = Vec::new();
+        for name in self.names("sources") {
+            let path = format!("sources.{name}");
+            let Some((tag, value)) = self.tagged(&path) else {
+                continue;
+            };
+            let Some(kind) = self.registry.sources.iter().find(|it| it.name == tag) else {
+                continue;
+            };
+            let description = tag;
+            match (kind.parse)(value) {
+                Ok(config) => {
+                    for error in config.check() {
+                        push(self.document, self.report, &path, &error);
+                    }
+                    sources.push((name, description, config));
+                }
+                Err(fact) => self.report.push(self.document.problem(path.as_str(), fact)),
+            }
+        }
+        sources
+    }
+
+    fn chunkers(&mut self) -> Vec<(Name, Box<dyn AnyChunkerConfig>)> {
+        let mut chunkers = Vec::new();
+        for name in self.names("indexes") {
+            let path = format!("indexes.{name}.chunk");
+            let Some((tag, value)) = self.tagged(&path) else {
+                continue;
+            };
+            let Some(kind) = self.registry.chunkers.iter().find(|it| it.name == tag) else {
+                continue;
+            };
+            match (kind.parse)(value) {
+                Ok(config) => {
+                    for error in config.check() {
+                        push(self.document, self.report, &path, &error);
+                    }
+                    chunkers.push((name, config));
+                }
+                Err(fact) => self.report.push(self.document.problem(path.as_str(), fact)),
+            }
+        }
+        chunkers
+    }
+
+    fn views(&mut self) -> Vec<(Name, Arc<DocumentView>)> {
+        let mut views = Vec::new();
+        for name in self.names("documents") {
+            let path = format!("documents.{name}");
+            let Some(config) = self.section::<DocumentsConfig>(&path) else {
+                continue;
+            };
+            match DocumentView::compile(&config.text, &config.metadata) {
+                Ok(view) => views.push((name, Arc::new(view))),
+                Err(errors) => {
+                    for error in errors {
+                        push(self.document, self.report, &path, &error);
+                    }
+                }
+            }
+        }
+        views
+    }
+
+    fn embedders(&mut self) {
+        for name in self.names("indexes") {
+            let path = format!("indexes.{name}.embed");
+            let Some(config) = self.section::<EmbedConfig>(&path) else {
+                continue;
+            };
+            let names = self.registry.embedders.iter().map(|it| it.name);
+            if names.clone().all(|known| known != config.model) {
+                let fact = format!("`{}` is not a known model", config.model);
+                let at = format!("{path}.model");
+                let mut problem = self
+                    .document
+                    .problem(at.as_str(), fact)
+                    .allowed(known_models(self.registry));
+                if let Some(nearest) = vectide_config::nearest(&config.model, names) {
+                    problem = problem.hint(format!("did you mean `{nearest}`?"));
+                }
+                self.report.push(problem);
+            }
+        }
+    }
+
+    fn server(&mut self) {
+        if self.document.value_at("server").is_none() {
+            return;
+        }
+        if let Some(config) = self.section::<ServerConfig>("server") {
+            for error in config.check() {
+                push(self.document, self.report, "server", &error);
+            }
+        }
+    }
+}

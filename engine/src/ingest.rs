@@ -1,0 +1,339 @@
+//! Sources to epochs: who is read when, and where one epoch ends and the next begins.
+//!
+//! Every source runs on a thread of its own behind a bounded channel. One thread takes from them in
+//! turns and closes an epoch when the one before it is committed (an idle system answers at once) or
+//! when it is full (a busy one groups).
+//!
+//! Invariant: a transaction of a source never straddles two epochs; an epoch's positions say exactly
+//! which changes are in it and the ones before it; at most [`EPOCHS_IN_FLIGHT_MAX`] are on their way.
+
+use crate::budget::EpochBudget;
+use crossbeam_channel::{Receiver, Select, Sender, TryRecvError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+use timely::scheduling::SyncActivator;
+use vectide_model::{
+    Change, DeadLetter, Epoch, Positions, ReadMode, SourceBatch, SourceError, StopSignal,
+};
+use vectide_operators::{ClosedEpoch, PlanIndex, SourcedChange};
+
+/// Epochs between ingest and commit: one in each of reading, embedding and committing. More would
+/// only make a new change wait longer.
+pub(crate) const EPOCHS_IN_FLIGHT_MAX: u64 = 3;
+
+/// Changes of one epoch: thousands share a sync, and its memory stays small.
+const EPOCH_CHANGES_MAX: usize = 5_000;
+
+/// Changes taken from one source before the next one's turn.
+const TURN_CHANGES_MAX: usize = 64;
+
+/// Batches that wait per source: one being taken, some at hand.
+pub(crate) const SOURCE_QUEUE_BATCHES: usize = 4;
+
+/// How often the thread looks around when nothing wakes it.
+const IDLE_WAIT: Duration = Duration::from_millis(50);
+
+/// What a source's thread says.
+pub(crate) enum SourceEvent {
+    Batch(SourceBatch),
+    CaughtUp,
+    Ended(Result<(), SourceError>),
+}
+
+/// What the commit has to know of an epoch besides its effects.
+pub(crate) struct EpochMeta {
+    pub(crate) epoch: Epoch,
+    pub(crate) positions: Positions,
+    pub(crate) dead_letters: Vec<DeadLetter>,
+    pub(crate) changed_at: Vec<SystemTime>,
+    pub(crate) input_bytes: u64,
+    pub(crate) source_records: Vec<u64>,
+}
+
+/// The ingest thread's ends of all channels.
+pub(crate) struct IngestPorts {
+    pub(crate) sources: Vec<(Arc<str>, Receiver<SourceEvent>)>,
+    pub(crate) epochs: Sender<ClosedEpoch>,
+    pub(crate) wake: Receiver<SyncActivator>,
+    pub(crate) metas: Sender<EpochMeta>,
+    /// One message whenever something was committed.
+    pub(crate) committed: Receiver<()>,
+    pub(crate) committed_epoch: Arc<dyn Fn() -> Epoch + Send + Sync>,
+    pub(crate) budget: Arc<EpochBudget>,
+    /// The epoch that holds everything which was there at the start, once it is known.
+    pub(crate) caught_up_at: Arc<AtomicU64>,
+    /// Whether to end with the sources, or to stay when all have ended.
+    pub(crate) mode: ReadMode,
+    pub(crate) stop: StopSignal,
+}
+
+/// A source as the ingest thread sees it.
+struct Lane {
+    source: PlanIndex,
+    name: Arc<str>,
+    events: Receiver<SourceEvent>,
+    /// What is left of the batch being taken.
+    rest: Option<Rest>,
+    caught_up: bool,
+    ended: bool,
+}
+
+/// A batch from which changes are being taken.
+struct Rest {
+    changes: std::vec::IntoIter<Change>,
+    positions: std::collections::BTreeMap<Arc<str>, u64>,
+    divisible: bool,
+}
+
+/// The epoch that is being filled.
+struct Open {
+    changes: Vec<SourcedChange>,
+    dead_letters: Vec<DeadLetter>,
+    changed_at: Vec<SystemTime>,
+    bytes: u64,
+    source_records: Vec<u64>,
+    moved: bool,
+}
+
+impl Open {
+    fn new(sources: usize) -> Self {
+        Self {
+            changes: Vec::new(),
+            dead_letters: Vec::new(),
+            changed_at: Vec::new(),
+            bytes: 0,
+            source_records: vec![0; sources],
+            moved: false,
+        }
+    }
+
+    fn push(&mut self, source: PlanIndex, change: Change) {
+        let row_bytes = change.row.as_ref().map_or(0, |row| row.len());
+        self.bytes += (row_bytes + change.key.len()) as u64;
+        self.changed_at.push(change.changed_at);
+        self.source_records[usize::from(source)] += 1;
+        self.changes.push(SourcedChange { source, change });
+        self.moved = true;
+    }
+}
+
+/// Runs until all sources have ended, one fails, or the stop signal is set.
+pub(crate) fn run(
+    ports: IngestPorts,
+    first: Epoch,
+    positions: Positions,
+) -> Result<(), SourceError> {
+    let lanes = ports
+        .sources
+        .iter()
+        .enumerate()
+        .map(|(number, (name, events))| Lane {
+            source: number as PlanIndex,
+            name: name.clone(),
+            events: events.clone(),
+            rest: None,
+            caught_up: false,
+            ended: false,
+        })
+        .collect();
+    let open = Open::new(ports.sources.len());
+    // The source operator sends its waker when the dataflow is built; without one there is none.
+    let Ok(wake) = ports.wake.recv() else {
+        return Ok(());
+    };
+    Ingest {
+        ports,
+        wake,
+        lanes,
+        open,
+        positions,
+        next: first,
+        turn: 0,
+    }
+    .run()
+}
+
+struct Ingest {
+    ports: IngestPorts,
+    wake: SyncActivator,
+    lanes: Vec<Lane>,
+    open: Open,
+    positions: Positions,
+    /// Number of the open epoch.
+    next: Epoch,
+    /// Whose turn it is.
+    turn: usize,
+}
+
+impl Ingest {
+    fn run(mut self) -> Result<(), SourceError> {
+        let result = loop {
+            if self.ports.stop.is_stopped() {
+                break Ok(());
+            }
+            if let Err(error) = self.fill() {
+                break Err(error);
+            }
+            self.note_caught_up();
+            let in_flight = self.next - 1 - (self.ports.committed_epoch)();
+            let may_close = in_flight == 0 || (self.full() && in_flight < EPOCHS_IN_FLIGHT_MAX);
+            if self.open.moved && may_close {
+                self.close();
+            } else if self.is_over() {
+                break Ok(());
+            } else {
+                self.wait();
+            }
+        };
+        let wake = self.wake;
+        drop(self.ports);
+        // The source operator must notice that its channel has closed.
+        let _ = wake.activate();
+        result
+    }
+
+    /// Whether nothing more can come. A pipeline that follows stays to answer queries.
+    fn is_over(&self) -> bool {
+        self.ports.mode == ReadMode::UntilCaughtUp
+            && !self.open.moved
+            && self.lanes.iter().all(|lane| lane.ended)
+    }
+
+    fn full(&self) -> bool {
+        self.open.bytes >= self.ports.budget.bytes() || self.open.changes.len() >= EPOCH_CHANGES_MAX
+    }
+
+    /// Takes from the sources in turns until the epoch is full or none has anything.
+    fn fill(&mut self) -> Result<(), SourceError> {
+        let mut idle = 0;
+        while !self.full() && idle < self.lanes.len() {
+            let at = self.turn % self.lanes.len();
+            self.turn += 1;
+            idle = if self.take_turn(at)? { 0 } else { idle + 1 };
+        }
+        Ok(())
+    }
+
+    /// Lets one source put changes into the open epoch; says whether it had any.
+    fn take_turn(&mut self, at: usize) -> Result<bool, SourceError> {
+        let lane = &mut self.lanes[at];
+        if lane.rest.is_none() {
+            match lane.events.try_recv() {
+                Ok(SourceEvent::Batch(batch)) => {
+                    self.open.dead_letters.extend(batch.dead_letters);
+                    lane.rest = Some(Rest {
+                        changes: batch.changes.into_iter(),
+                        positions: batch.positions,
+                        divisible: batch.divisible,
+                    });
+                    if batch.split_transactions > 0 {
+                        tracing::warn!(
+                            source = %lane.name, split = batch.split_transactions,
+                            "a transaction was longer than its limit and becomes visible in parts"
+                        );
+                    }
+                }
+                Ok(SourceEvent::CaughtUp) => {
+                    lane.caught_up = true;
+                    return Ok(true);
+                }
+                Ok(SourceEvent::Ended(result)) => {
+                    (lane.ended, lane.caught_up) = (true, true);
+                    return result.map(|()| true);
+                }
+                Err(TryRecvError::Empty) => return Ok(false),
+                Err(TryRecvError::Disconnected) => {
+                    lane.ended = true;
+                    return Ok(false);
+                }
+            }
+        }
+        self.take_changes(at);
+        Ok(true)
+    }
+
+    fn take_changes(&mut self, at: usize) {
+        let budget = self.ports.budget.bytes();
+        let lane = &mut self.lanes[at];
+        let Some(rest) = lane.rest.as_mut() else {
+            return;
+        };
+        let limit = if rest.divisible {
+            TURN_CHANGES_MAX
+        } else {
+            usize::MAX
+        };
+        let full = |open: &Open| {
+            rest.divisible && (open.bytes >= budget || open.changes.len() >= EPOCH_CHANGES_MAX)
+        };
+        let mut taken = 0;
+        while taken < limit && !full(&self.open) {
+            let Some(change) = rest.changes.next() else {
+                break;
+            };
+            self.open.push(lane.source, change);
+            taken += 1;
+        }
+        let held = self.positions.entry(lane.name.clone()).or_default();
+        for (partition, after) in &rest.positions {
+            held.insert(partition.clone(), *after);
+        }
+        // Where changes are left, their partitions resume at the first of them.
+        for change in rest.changes.as_slice().iter().rev() {
+            held.insert(change.position.partition.clone(), change.position.offset);
+        }
+        self.open.moved = true;
+        if rest.changes.as_slice().is_empty() {
+            lane.rest = None;
+        }
+    }
+
+    fn note_caught_up(&self) {
+        let drained = |lane: &Lane| lane.caught_up && lane.rest.is_none();
+        if self.ports.caught_up_at.load(Ordering::Relaxed) == Epoch::MAX
+            && self.lanes.iter().all(drained)
+        {
+            let epoch = if self.open.moved {
+                self.next
+            } else {
+                self.next - 1
+            };
+            self.ports.caught_up_at.store(epoch, Ordering::Release);
+        }
+    }
+
+    fn close(&mut self) {
+        let open = std::mem::replace(&mut self.open, Open::new(self.lanes.len()));
+        let epoch = self.next;
+        self.next += 1;
+        let meta = EpochMeta {
+            epoch,
+            positions: self.positions.clone(),
+            dead_letters: open.dead_letters,
+            changed_at: open.changed_at,
+            input_bytes: open.bytes,
+            source_records: open.source_records,
+        };
+        // Both ends live as long as the pipeline; when they are gone it is ending.
+        let _ = self.ports.metas.send(meta);
+        let _ = self.ports.epochs.send(ClosedEpoch {
+            epoch,
+            changes: open.changes,
+        });
+        let _ = self.wake.activate();
+    }
+
+    /// Sleeps until a source has something for an epoch with room, or a commit is done.
+    fn wait(&self) {
+        let mut select = Select::new();
+        select.recv(&self.ports.committed);
+        if !self.full() {
+            for lane in self.lanes.iter().filter(|lane| !lane.ended) {
+                select.recv(&lane.events);
+            }
+        }
+        let _ = select.ready_timeout(IDLE_WAIT);
+        while self.ports.committed.try_recv().is_ok() {}
+    }
+}

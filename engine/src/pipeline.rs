@@ -1,0 +1,389 @@
+//! Starting, running and ending a pipeline: which threads there are and what ends them.
+//!
+//! ```text
+//! source threads -> ingest thread -> timely workers <-> embedder threads
+//!                        ^                 |
+//!                        |                 v
+//!                        +---------- commit thread -> published snapshot -> queries
+//! ```
+//!
+//! Invariant: a panic in any of these threads aborts the process. timely would hang on with a dead
+//! worker, and a state that nobody commits any more must not look alive; recovery is the way back.
+
+use crate::budget::EpochBudget;
+use crate::commit::{self, CommitPorts, Totals};
+use crate::dataflow::{self, Parts, ShardError};
+use crate::ingest::{self, IngestPorts, SOURCE_QUEUE_BATCHES, SourceEvent};
+use crate::plan::{Plan, PlannedIndex, PlannedSource};
+use crate::service::Service;
+use crate::snapshot::Publisher;
+use crate::state::{State, StateError};
+use crate::telemetry;
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use serde::Serialize;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Once};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use vectide_model::{
+    Embedder, Epoch, QueryService, ReadMode, SourceBatch, SourceError, SourceSink, SourceStart,
+    StopSignal, Stopped, StoreError,
+};
+use vectide_operators::{CommittedState, EmbedPool, Feed};
+
+/// How often histograms are folded when nobody scrapes the metrics.
+const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+
+/// Why a pipeline could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// The state.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A shard.
+    #[error(transparent)]
+    Shard(#[from] ShardError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A source.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A thread could not be started.
+    #[error("a thread could not be started: {0}")]
+    Thread(#[from] io::Error),
+    /// The dataflow could not be started.
+    #[error("the dataflow could not be started: {0}")]
+    Dataflow(String),
+}
+
+/// What a run did, as `vectide run --until-caught-up` prints it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RunReport {
+    /// Documents in all indexes at the end.
+    pub documents: u64,
+    /// Chunks in all indexes at the end.
+    pub chunks: u64,
+    /// Chunks embedded in this run.
+    pub embedded_chunks: u64,
+    /// Chunks of written documents that needed no embedding, in this run.
+    pub reused_chunks: u64,
+    /// Dead letters written in this run.
+    pub dead_letters: u64,
+    /// Epochs committed in this run.
+    pub epochs: u64,
+    /// Length of the run.
+    pub seconds: f64,
+}
+
+/// How far a run is: for a progress bar.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Changes committed in this run.
+    pub changes: u64,
+    /// Documents in all indexes.
+    pub documents: u64,
+    /// Chunks in all indexes.
+    pub chunks: u64,
+    /// Chunks embedded in this run.
+    pub embedded_chunks: u64,
+    /// Chunks of written documents that needed no embedding, in this run.
+    pub reused_chunks: u64,
+}
+
+/// A pipeline that runs.
+pub struct Pipeline {
+    state: Arc<State>,
+    service: Arc<Service>,
+    totals: Arc<Totals>,
+    stop: StopSignal,
+    started: Instant,
+    ingest: JoinHandle<Result<(), SourceError>>,
+    commit: JoinHandle<Result<(), StoreError>>,
+    sources: Vec<JoinHandle<()>>,
+    workers: timely::communication::WorkerGuards<()>,
+    embedders: Vec<EmbedPool>,
+    upkeep: (StopSignal, JoinHandle<()>),
+}
+
+/// Aborts when one of the pipeline's own threads panics; other threads panic as they would.
+fn abort_on_engine_panic() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            before(panic);
+            let current = std::thread::current();
+            let name = current.name().unwrap_or_default();
+            if name.starts_with("vectide-") || name.starts_with("timely:") {
+                eprintln!("thread `{name}` of the pipeline panicked: ending the process");
+                std::process::abort();
+            }
+        }));
+    });
+}
+
+fn spawn<T: Send + 'static>(
+    name: &str,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    std::thread::Builder::new()
+        .name(format!("vectide-{name}"))
+        .spawn(body)
+}
+
+/// One pool of threads for each model, shared by the indexes that use it.
+fn start_embedders(indexes: &[PlannedIndex]) -> io::Result<(Vec<EmbedPool>, Vec<usize>)> {
+    let mut pools: Vec<EmbedPool> = Vec::new();
+    let mut known: Vec<&Arc<dyn Embedder>> = Vec::new();
+    let mut pool_of = Vec::new();
+    for index in indexes {
+        let same = |it: &&Arc<dyn Embedder>| Arc::ptr_eq(it, &index.embedder);
+        match known.iter().position(same) {
+            Some(at) => pool_of.push(at),
+            None => {
+                pool_of.push(pools.len());
+                pools.push(EmbedPool::start(&index.embedder)?);
+                known.push(&index.embedder);
+            }
+        }
+    }
+    Ok((pools, pool_of))
+}
+
+/// A source's end of its channel.
+struct ChannelSink {
+    events: Sender<SourceEvent>,
+    stop: StopSignal,
+}
+
+impl SourceSink for ChannelSink {
+    fn send(&mut self, batch: SourceBatch) -> Result<(), Stopped> {
+        if self.stop.is_stopped() {
+            return Err(Stopped);
+        }
+        self.events
+            .send(SourceEvent::Batch(batch))
+            .map_err(|_| Stopped)
+    }
+
+    fn caught_up(&mut self) {
+        // Nobody listens only when the pipeline is ending.
+        let _ = self.events.send(SourceEvent::CaughtUp);
+    }
+}
+
+fn start_source(
+    planned: PlannedSource,
+    state: &Arc<State>,
+    mode: ReadMode,
+    stop: &StopSignal,
+) -> io::Result<(Receiver<SourceEvent>, JoinHandle<()>)> {
+    let (events, receiver) = bounded(SOURCE_QUEUE_BATCHES);
+    let PlannedSource { name, source, .. } = planned;
+    let start = SourceStart {
+        name: name.clone(),
+        positions: state
+            .record()
+            .positions
+            .get(&name)
+            .cloned()
+            .unwrap_or_default(),
+        held: state.held_rows(name.clone()),
+        mode,
+        stop: stop.clone(),
+    };
+    let mut sink = ChannelSink {
+        events,
+        stop: stop.clone(),
+    };
+    let thread = spawn(&format!("source-{name}"), move || {
+        let result = source.run(start, &mut sink);
+        let _ = sink.events.send(SourceEvent::Ended(result));
+    })?;
+    Ok((receiver, thread))
+}
+
+impl Pipeline {
+    /// Opens the state, publishes what is in it and starts reading the sources.
+    ///
+    /// # Errors
+    /// When the state, a shard or a thread can't be had.
+    pub fn start(mut plan: Plan, mode: ReadMode) -> Result<Self, PipelineError> {
+        abort_on_engine_panic();
+        telemetry::install();
+        let started = Instant::now();
+        let (names, fingerprint) = (plan.names(), plan.fingerprint());
+        let state = Arc::new(State::open(&plan.state_directory, names, &fingerprint)?);
+        let stop = StopSignal::new();
+        let caught_up_at = Arc::new(AtomicU64::new(Epoch::MAX));
+        let publisher = Arc::new(Publisher::default());
+        let (embedders, pool_of) = start_embedders(&plan.indexes)?;
+        let handles = pool_of
+            .iter()
+            .map(|pool| embedders[*pool].handle())
+            .collect();
+
+        let (epoch_sender, epochs) = unbounded();
+        let (wake_sender, wake) = bounded(1);
+        let (progress_sender, progress) = unbounded();
+        let (meta_sender, metas) = unbounded();
+        let (committed_sender, committed) = bounded(1);
+        let feed = Feed {
+            epochs,
+            wake: wake_sender,
+        };
+        let parts = Parts::open(&plan, state.clone(), handles, feed, progress_sender)?;
+        commit::publish_opened(&state, &parts.indexes, &publisher)?;
+
+        let budget = Arc::new(EpochBudget::new());
+        let totals = Arc::new(Totals::default());
+        let bulk_threads = |index: &PlannedIndex| index.embedder.bulk_threads();
+        let commit_ports = CommitPorts {
+            metas,
+            progress,
+            committed: committed_sender,
+            workers: plan.workers,
+            budget: budget.clone(),
+            totals: totals.clone(),
+            publisher: publisher.clone(),
+            embed_threads: plan.indexes.iter().map(bulk_threads).max().unwrap_or(1),
+        };
+        let commit_state = state.clone();
+        let commit = spawn("commit", move || commit::run(&commit_state, commit_ports))?;
+        let workers = start_workers(parts, plan.workers)?;
+
+        let mut sources = Vec::new();
+        let mut lanes = Vec::new();
+        for planned in std::mem::take(&mut plan.sources) {
+            let name = planned.name.clone();
+            let (events, thread) = start_source(planned, &state, mode, &stop)?;
+            sources.push(thread);
+            lanes.push((name, events));
+        }
+        let asked = state.clone();
+        let ports = IngestPorts {
+            sources: lanes,
+            epochs: epoch_sender,
+            wake,
+            metas: meta_sender,
+            committed,
+            committed_epoch: Arc::new(move || asked.epoch()),
+            budget,
+            caught_up_at: caught_up_at.clone(),
+            mode,
+            stop: stop.clone(),
+        };
+        let (first, positions) = (state.epoch() + 1, state.record().positions);
+        let ingest = spawn("ingest", move || ingest::run(ports, first, positions))?;
+        let service = Arc::new(Service::new(publisher, plan.indexes, caught_up_at));
+        let upkeep = start_upkeep()?;
+        Ok(Self {
+            state,
+            service,
+            totals,
+            stop,
+            started,
+            ingest,
+            commit,
+            sources,
+            workers,
+            embedders,
+            upkeep,
+        })
+    }
+
+    /// What answers queries.
+    pub fn service(&self) -> Arc<dyn QueryService> {
+        self.service.clone()
+    }
+
+    /// Set it to end the pipeline: what is read is finished and committed, nothing more is read.
+    pub fn stop_signal(&self) -> StopSignal {
+        self.stop.clone()
+    }
+
+    /// Whether all sources have ended, or one failed, or the pipeline was stopped.
+    pub fn is_finished(&self) -> bool {
+        self.ingest.is_finished() || self.commit.is_finished()
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> Progress {
+        let record = self.state.record();
+        let load = |total: &AtomicU64| total.load(Ordering::Relaxed);
+        Progress {
+            changes: load(&self.totals.changes),
+            documents: record.indexes.values().map(|counts| counts.documents).sum(),
+            chunks: record.indexes.values().map(|counts| counts.chunks).sum(),
+            embedded_chunks: load(&self.totals.embedded_chunks),
+            reused_chunks: load(&self.totals.reused_chunks),
+        }
+    }
+
+    /// Waits until everything read is committed and published, and ends.
+    ///
+    /// # Errors
+    /// What ended a source or the commit.
+    pub fn join(self) -> Result<RunReport, PipelineError> {
+        let read = join(self.ingest);
+        self.stop.stop();
+        // The sources wait on channels that have closed, or on the stop signal.
+        self.sources.into_iter().for_each(join);
+        self.workers.join().into_iter().for_each(drop);
+        let committed = join(self.commit);
+        drop(self.embedders);
+        self.upkeep.0.stop();
+        join(self.upkeep.1);
+        committed?;
+        read?;
+        let record = self.state.record();
+        let load = |total: &AtomicU64| total.load(Ordering::Relaxed);
+        Ok(RunReport {
+            documents: record.indexes.values().map(|counts| counts.documents).sum(),
+            chunks: record.indexes.values().map(|counts| counts.chunks).sum(),
+            embedded_chunks: load(&self.totals.embedded_chunks),
+            reused_chunks: load(&self.totals.reused_chunks),
+            dead_letters: load(&self.totals.dead_letters),
+            epochs: load(&self.totals.epochs),
+            seconds: self.started.elapsed().as_secs_f64(),
+        })
+    }
+}
+
+/// Waits for a thread; a panic in it has aborted the process already.
+fn join<T>(thread: JoinHandle<T>) -> T {
+    match thread.join() {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+fn start_workers(
+    parts: Parts,
+    workers: usize,
+) -> Result<timely::communication::WorkerGuards<()>, PipelineError> {
+    let parts = Arc::new(parts);
+    timely::execute(timely::Config::process(workers), move |worker| {
+        let index = worker.index();
+        worker.dataflow(|scope| dataflow::build(scope, &parts, index, workers));
+        while worker.has_dataflows() {
+            worker.step_or_park(Some(Duration::from_millis(100)));
+        }
+    })
+    .map_err(PipelineError::Dataflow)
+}
+
+fn start_upkeep() -> io::Result<(StopSignal, JoinHandle<()>)> {
+    let stop = StopSignal::new();
+    let stopped = stop.clone();
+    let thread = spawn("metrics", move || {
+        while !stopped.wait(METRICS_UPKEEP) {
+            if let Some(handle) = telemetry::install() {
+                handle.run_upkeep();
+            }
+        }
+    })?;
+    Ok((stop, thread))
+}

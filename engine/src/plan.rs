@@ -1,0 +1,113 @@
+//! A pipeline with everything opened: what the dataflow is built from.
+//!
+//! Invariant: parts are numbered in the order of their names, and refer to each other by number.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use vectide_model::{Chunker, Embedder, Source, VectorIndexFactory, stable_hash};
+use vectide_operators::{DocumentView, PlanIndex};
+
+use crate::state::Names;
+
+/// A pipeline, ready to start.
+pub struct Plan {
+    /// Folder of the state.
+    pub state_directory: PathBuf,
+    /// Timely workers.
+    pub workers: usize,
+    /// Sources by number.
+    pub sources: Vec<PlannedSource>,
+    /// Document views by number.
+    pub documents: Vec<PlannedDocuments>,
+    /// Indexes by number.
+    pub indexes: Vec<PlannedIndex>,
+    /// Opens shards.
+    pub index_factory: Arc<dyn VectorIndexFactory>,
+}
+
+/// A source.
+pub struct PlannedSource {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it was configured with, for noticing changes: its type.
+    pub description: String,
+    /// The reader.
+    pub source: Box<dyn Source>,
+}
+
+/// A document view.
+pub struct PlannedDocuments {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The source it reads.
+    pub source: PlanIndex,
+    /// Its templates as configured.
+    pub description: String,
+    /// Its templates, compiled.
+    pub view: Arc<DocumentView>,
+}
+
+/// An index.
+#[derive(Clone)]
+pub struct PlannedIndex {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The document view it reads.
+    pub documents: PlanIndex,
+    /// The chunker.
+    pub chunker: Arc<dyn Chunker>,
+    /// The embedder.
+    pub embedder: Arc<dyn Embedder>,
+    /// Number of shards.
+    pub shards: u32,
+}
+
+impl Plan {
+    pub(crate) fn names(&self) -> Names {
+        Names {
+            sources: self
+                .sources
+                .iter()
+                .map(|source| source.name.clone())
+                .collect(),
+            indexes: self
+                .indexes
+                .iter()
+                .map(|index| index.name.clone())
+                .collect(),
+            models: self
+                .indexes
+                .iter()
+                .map(|index| stable_hash(index.embedder.identity().fingerprint.as_bytes()))
+                .collect(),
+        }
+    }
+
+    /// Everything that decides what the state looks like, part by part.
+    pub(crate) fn fingerprint(&self) -> BTreeMap<String, String> {
+        let mut parts = BTreeMap::new();
+        for source in &self.sources {
+            parts.insert(
+                format!("sources.{}", source.name),
+                source.description.clone(),
+            );
+        }
+        for view in &self.documents {
+            let source = &self.sources[usize::from(view.source)].name;
+            let what = format!("from {source}: {}", view.description);
+            parts.insert(format!("documents.{}", view.name), what);
+        }
+        for index in &self.indexes {
+            let documents = &self.documents[usize::from(index.documents)].name;
+            let what = format!(
+                "from {documents}, chunker {}, model {}, {} shards",
+                index.chunker.version(),
+                index.embedder.identity().fingerprint,
+                index.shards
+            );
+            parts.insert(format!("indexes.{}", index.name), what);
+        }
+        parts
+    }
+}

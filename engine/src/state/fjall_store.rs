@@ -1,0 +1,142 @@
+//! The store on disk: fjall, an LSM tree with atomic batches over several keyspaces.
+//!
+//! Invariant: `commit` returns only after the journal was synced. fjall does not do that by default,
+//! so every batch carries its durability, and a failed sync leaves it unknown what is on disk:
+//! [`StoreError::Indeterminate`], after which the process ends.
+
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
+use rustc_hash::FxHashMap;
+use std::path::Path;
+use std::sync::Arc;
+use vectide_model::{Batch, Entry, Operation, Store, StoreError, StoreRead, Table};
+
+/// Block cache: the hot part of texts and records that answers are made of.
+const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Threads for flushes and compactions; they compete with embedding, so few.
+const WORKER_THREADS: usize = 2;
+
+/// A fjall database with one keyspace a table.
+pub(crate) struct FjallStore {
+    database: Database,
+    keyspaces: Arc<Keyspaces>,
+}
+
+struct Keyspaces(Vec<Keyspace>);
+
+impl Keyspaces {
+    fn of(&self, table: Table) -> &Keyspace {
+        let at = Table::ALL
+            .iter()
+            .position(|(it, _)| *it == table)
+            .unwrap_or_default();
+        &self.0[at]
+    }
+}
+
+struct FjallSnapshot {
+    snapshot: Snapshot,
+    keyspaces: Arc<Keyspaces>,
+}
+
+fn refused(error: fjall::Error) -> StoreError {
+    StoreError::Refused(error.to_string())
+}
+
+impl FjallStore {
+    /// Opens the store in a folder, making it when it is missing.
+    pub(crate) fn open(directory: &Path) -> Result<Self, StoreError> {
+        let database = Database::builder(directory)
+            .cache_size(CACHE_BYTES)
+            .worker_threads(WORKER_THREADS)
+            .open()
+            .map_err(refused)?;
+        let keyspaces = Table::ALL
+            .iter()
+            .map(|(_, name)| database.keyspace(name, KeyspaceCreateOptions::default))
+            .collect::<Result<_, _>>()
+            .map_err(refused)?;
+        Ok(Self {
+            database,
+            keyspaces: Arc::new(Keyspaces(keyspaces)),
+        })
+    }
+}
+
+impl Store for FjallStore {
+    fn snapshot(&self) -> Arc<dyn StoreRead> {
+        let snapshot = self.database.snapshot();
+        Arc::new(FjallSnapshot {
+            snapshot,
+            keyspaces: self.keyspaces.clone(),
+        })
+    }
+
+    fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+        let mut out = self.database.batch().durability(Some(PersistMode::SyncAll));
+        for operation in last_of_each_key(batch.operations) {
+            match operation {
+                Operation::Put(table, key, value) => {
+                    out.insert(self.keyspaces.of(table), key, value);
+                }
+                Operation::Delete(table, key) => out.remove(self.keyspaces.of(table), key),
+            }
+        }
+        out.commit()
+            .map_err(|error| StoreError::Indeterminate(error.to_string()))
+    }
+}
+
+/// All entries of a fjall batch carry one sequence number, so which of two for the same key would
+/// win is not defined there.
+fn last_of_each_key(operations: Vec<Operation>) -> impl Iterator<Item = Operation> {
+    let mut last: FxHashMap<(Table, &[u8]), usize> = FxHashMap::default();
+    for (at, operation) in operations.iter().enumerate() {
+        let (Operation::Put(table, key, _) | Operation::Delete(table, key)) = operation;
+        last.insert((*table, key), at);
+    }
+    let mut keep = vec![false; operations.len()];
+    last.into_values().for_each(|at| keep[at] = true);
+    operations
+        .into_iter()
+        .zip(keep)
+        .filter_map(|(operation, keep)| keep.then_some(operation))
+}
+
+impl StoreRead for FjallSnapshot {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let value = self
+            .snapshot
+            .get(self.keyspaces.of(table), key)
+            .map_err(refused)?;
+        Ok(value.map(|value| value.to_vec()))
+    }
+
+    fn scan<'a>(
+        &'a self,
+        table: Table,
+        prefix: &[u8],
+    ) -> Box<dyn Iterator<Item = Result<Entry, StoreError>> + 'a> {
+        let entries = self.snapshot.prefix(self.keyspaces.of(table), prefix);
+        Box::new(entries.map(|entry| {
+            let (key, value) = entry.into_inner().map_err(refused)?;
+            Ok((key.to_vec(), value.to_vec()))
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_the_contract_and_reopens() {
+        let directory = tempfile::tempdir().unwrap();
+        {
+            vectide_model::store_contract(&FjallStore::open(directory.path()).unwrap());
+        }
+        let store = FjallStore::open(directory.path()).unwrap();
+        let kept = store.snapshot().get(Table::Texts, b"a").unwrap();
+        assert_eq!(kept, Some(b"elsewhere".to_vec()));
+    }
+}

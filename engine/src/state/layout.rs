@@ -1,0 +1,184 @@
+//! How the state looks as keys and values.
+//!
+//! Invariant: names, not numbers of the plan, stand in keys, so that a configuration may list its
+//! parts in another order; and every value begins with the version of its layout, so that another
+//! version is refused by name instead of misread.
+//!
+//! Names match `[a-z][a-z0-9_-]*`, so the byte 0 ends them and no name is a prefix of another key.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use vectide_model::{
+    ChunkId, ChunkSpan, ContentHash, Epoch, Position, Positions, SegmentId, StoreError,
+};
+
+/// Version of everything this file describes.
+pub(crate) const FORMAT_VERSION: u8 = 1;
+
+/// Keys of the `meta` table.
+pub(crate) const META_COMMIT: &[u8] = b"commit";
+
+/// The commit record: what binds an epoch to the positions it came from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct CommitRecord {
+    /// The last epoch in the state.
+    pub(crate) epoch: Epoch,
+    /// How many processes have opened the state for writing.
+    pub(crate) incarnation: u64,
+    /// Source -> partition -> next offset.
+    pub(crate) positions: Positions,
+    /// Index -> what it holds.
+    pub(crate) indexes: BTreeMap<String, IndexCounts>,
+    /// Part of the pipeline -> what it was made with.
+    pub(crate) pipeline: BTreeMap<String, String>,
+    /// Dead letters ever written.
+    pub(crate) dead_letters: u64,
+    /// Generation of the embedding cache that is written to, and its entries.
+    pub(crate) cache: CacheState,
+}
+
+/// What an index holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct IndexCounts {
+    /// Documents.
+    pub(crate) documents: u64,
+    /// Chunks.
+    pub(crate) chunks: u64,
+}
+
+/// Where the embedding cache stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CacheState {
+    /// The generation written to.
+    pub(crate) generation: u32,
+    /// Its entries.
+    pub(crate) entries: u64,
+}
+
+/// A document's record; its text stands in a table of its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct DocumentRecord {
+    /// The change behind it.
+    pub(crate) position: Position,
+    /// A JSON object, as text.
+    pub(crate) metadata: Arc<str>,
+    /// SHA-256 of the text.
+    pub(crate) sha256: [u8; 32],
+    /// Length of the text in bytes.
+    pub(crate) bytes: u64,
+    /// The chunks in the order of the text.
+    pub(crate) chunks: Arc<[ChunkSpan]>,
+}
+
+fn named(name: &str, rest: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(name.len() + 1 + rest.len());
+    key.extend_from_slice(name.as_bytes());
+    key.push(0);
+    key.extend_from_slice(rest);
+    key
+}
+
+/// Key of a row, a document or a text: the name of the source or index, then the id.
+pub(crate) fn entity_key(name: &str, id: &str) -> Vec<u8> {
+    named(name, id.as_bytes())
+}
+
+/// Prefix of all keys of a name.
+pub(crate) fn name_prefix(name: &str) -> Vec<u8> {
+    named(name, &[])
+}
+
+/// Key of a chunk.
+pub(crate) fn chunk_key(index: &str, chunk: &ChunkId) -> Vec<u8> {
+    named(index, &chunk.0)
+}
+
+/// Prefix of all keys of a shard.
+pub(crate) fn shard_prefix(index: &str, shard: u32) -> Vec<u8> {
+    named(index, &shard.to_be_bytes())
+}
+
+/// Key of a row in a shard's head.
+pub(crate) fn head_key(index: &str, shard: u32, chunk: &ChunkId) -> Vec<u8> {
+    let mut key = shard_prefix(index, shard);
+    key.extend_from_slice(&chunk.0);
+    key
+}
+
+/// Key of a segment's manifest, and prefix of its tombstones.
+pub(crate) fn segment_key(index: &str, shard: u32, segment: SegmentId) -> Vec<u8> {
+    let mut key = shard_prefix(index, shard);
+    key.extend_from_slice(&segment.0.to_be_bytes());
+    key
+}
+
+/// Key of a dead row of a segment.
+pub(crate) fn tombstone_key(index: &str, shard: u32, segment: SegmentId, row: u32) -> Vec<u8> {
+    let mut key = segment_key(index, shard, segment);
+    key.extend_from_slice(&row.to_be_bytes());
+    key
+}
+
+/// Key of a remembered vector.
+pub(crate) fn embedding_key(generation: u32, model: u64, content: ContentHash) -> Vec<u8> {
+    let mut key = Vec::with_capacity(28);
+    key.extend_from_slice(&generation.to_be_bytes());
+    key.extend_from_slice(&model.to_be_bytes());
+    key.extend_from_slice(&content.0);
+    key
+}
+
+/// Key of a dead letter: they sort in the order in which they were written.
+pub(crate) fn dead_letter_key(number: u64) -> Vec<u8> {
+    number.to_be_bytes().to_vec()
+}
+
+/// A value with its version in front.
+pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    let out = vec![FORMAT_VERSION];
+    // Writing to memory fails only for types that do not know their length, and none here does.
+    postcard::to_extend(value, out).unwrap_or_else(|error| panic!("unencodable value: {error}"))
+}
+
+/// Reads what [`encode`] wrote.
+pub(crate) fn decode<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, StoreError> {
+    let refuse = |detail: String| StoreError::Refused(format!("{what} in the state {detail}"));
+    match bytes.split_first() {
+        Some((&FORMAT_VERSION, rest)) => postcard::from_bytes(rest)
+            .map_err(|error| refuse(format!("can't be read: {error}; the state is damaged"))),
+        Some((version, _)) => Err(refuse(format!(
+            "has layout version {version}, this program reads version {FORMAT_VERSION}"
+        ))),
+        None => Err(refuse("is empty; the state is damaged".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_version_is_refused_by_name() {
+        let mut bytes = encode(&CommitRecord::default());
+        assert_eq!(
+            decode::<CommitRecord>("record", &bytes).unwrap(),
+            CommitRecord::default()
+        );
+        bytes[0] = 9;
+        let error = decode::<CommitRecord>("the commit record", &bytes)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("the commit record") && error.contains("version 9"),
+            "{error}"
+        );
+        assert!(decode::<CommitRecord>("record", &bytes[..0]).is_err());
+    }
+
+    #[test]
+    fn keys_of_one_name_never_fall_under_another() {
+        assert!(!entity_key("pages-2", "a").starts_with(&name_prefix("pages")));
+        assert!(head_key("a", 1, &ChunkId([7; 16])).starts_with(&shard_prefix("a", 1)));
+    }
+}

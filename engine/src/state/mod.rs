@@ -1,0 +1,303 @@
+//! The committed state: the store, who may write it, and typed access to what is in it.
+//!
+//! Invariant: the state belongs to one process at a time (a lock on the folder) and to one pipeline
+//! (what it was made with is part of the commit); everything else is refused with the way out.
+
+mod fjall_store;
+mod layout;
+mod lock;
+
+pub(crate) use fjall_store::FjallStore;
+pub(crate) use layout::{
+    CommitRecord, DocumentRecord, IndexCounts, META_COMMIT, chunk_key, dead_letter_key, decode,
+    embedding_key, encode, entity_key, head_key, name_prefix, segment_key, shard_prefix,
+    tombstone_key,
+};
+pub(crate) use lock::DirectoryLock;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
+use vectide_model::{
+    Batch, ContentHash, Embedding, Epoch, HeldRows, Key, Row, SegmentManifest, ShardState,
+    SourceError, Store, StoreError, StoreRead, Table,
+};
+use vectide_operators::{Committed, CommittedState, HeldDocument, HeldRow, PlanIndex};
+
+/// Why a state can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The folder, its lock or its files.
+    #[error("the state in {directory} can't be used: {fact}\nhint: {hint}")]
+    Unusable {
+        /// The folder.
+        directory: String,
+        /// What is wrong.
+        fact: String,
+        /// The way out.
+        hint: String,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Names by plan number, and the model behind each index: how operators' numbers become keys.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Names {
+    pub(crate) sources: Vec<Arc<str>>,
+    pub(crate) indexes: Vec<Arc<str>>,
+    /// Hash of each index's model fingerprint.
+    pub(crate) models: Vec<u64>,
+}
+
+/// The state, open for writing.
+pub(crate) struct State {
+    store: Arc<dyn Store>,
+    directory: PathBuf,
+    names: Names,
+    committed: AtomicU64,
+    generation: AtomicU64,
+    record: RwLock<CommitRecord>,
+    _lock: DirectoryLock,
+}
+
+impl State {
+    /// Opens the state of a pipeline, which `pipeline` describes part by part.
+    pub(crate) fn open(
+        directory: &Path,
+        names: Names,
+        pipeline: &BTreeMap<String, String>,
+    ) -> Result<Self, StateError> {
+        let lock = DirectoryLock::take(directory)?;
+        let store: Arc<dyn Store> = Arc::new(FjallStore::open(&directory.join("store"))?);
+        let mut record = read_commit(&*store.snapshot())?.unwrap_or_default();
+        if record.epoch > 0 {
+            refuse_other_pipeline(directory, &record.pipeline, pipeline)?;
+        }
+        record.pipeline = pipeline.clone();
+        record.incarnation += 1;
+        let mut batch = Batch::default();
+        batch.put(Table::Meta, META_COMMIT.to_vec(), encode(&record));
+        store.commit(batch)?;
+        Ok(Self {
+            store,
+            directory: directory.to_owned(),
+            names,
+            committed: AtomicU64::new(record.epoch),
+            generation: AtomicU64::new(record.cache.generation.into()),
+            record: RwLock::new(record),
+            _lock: lock,
+        })
+    }
+
+    pub(crate) fn names(&self) -> &Names {
+        &self.names
+    }
+
+    /// The last commit.
+    pub(crate) fn record(&self) -> CommitRecord {
+        self.record
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(crate) fn snapshot(&self) -> Arc<dyn StoreRead> {
+        self.store.snapshot()
+    }
+
+    /// Commits a batch together with its record: one synced transaction.
+    pub(crate) fn commit(&self, mut batch: Batch, record: CommitRecord) -> Result<(), StoreError> {
+        batch.put(Table::Meta, META_COMMIT.to_vec(), encode(&record));
+        self.store.commit(batch)?;
+        let (epoch, generation) = (record.epoch, record.cache.generation);
+        *self
+            .record
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = record;
+        self.generation.store(generation.into(), Ordering::Release);
+        self.committed.store(epoch, Ordering::Release);
+        Ok(())
+    }
+
+    /// Where a shard keeps its segment files.
+    pub(crate) fn shard_directory(&self, index: &str, shard: u32) -> PathBuf {
+        self.directory
+            .join("segments")
+            .join(index)
+            .join(shard.to_string())
+    }
+
+    /// The committed state of a shard.
+    pub(crate) fn shard_state(&self, index: &str, shard: u32) -> Result<ShardState, StoreError> {
+        let read = self.snapshot();
+        let prefix = shard_prefix(index, shard);
+        let mut state = ShardState::default();
+        for entry in read.scan(Table::Head, &prefix) {
+            let (key, value) = entry?;
+            let vector = Embedding::from_bytes(&value);
+            let chunk = key[prefix.len()..].try_into().map(vectide_model::ChunkId);
+            match (chunk, vector) {
+                (Ok(chunk), Some(vector)) => state.head.push((chunk, vector)),
+                _ => return Err(StoreError::Refused("a head row is damaged".into())),
+            }
+        }
+        for entry in read.scan(Table::Segments, &prefix) {
+            let manifest: SegmentManifest = decode("a segment's manifest", &entry?.1)?;
+            let under = segment_key(index, shard, manifest.id);
+            for tombstone in read.scan(Table::Tombstones, &under) {
+                let (key, _) = tombstone?;
+                let row = key[under.len()..].try_into().map(u32::from_be_bytes);
+                let row = row.map_err(|_| StoreError::Refused("a tombstone is damaged".into()))?;
+                state.tombstones.push((manifest.id, row));
+            }
+            state.segments.push(manifest);
+        }
+        Ok(state)
+    }
+
+    /// The rows of a source, for sources that compare.
+    pub(crate) fn held_rows(self: &Arc<Self>, source: Arc<str>) -> Arc<dyn HeldRows> {
+        Arc::new(SourceRows {
+            state: self.clone(),
+            source,
+        })
+    }
+}
+
+/// The commit record of a store, if there is one.
+pub(crate) fn read_commit(read: &dyn StoreRead) -> Result<Option<CommitRecord>, StoreError> {
+    let bytes = read.get(Table::Meta, META_COMMIT)?;
+    bytes
+        .map(|bytes| decode("the commit record", &bytes))
+        .transpose()
+}
+
+fn refuse_other_pipeline(
+    directory: &Path,
+    held: &BTreeMap<String, String>,
+    configured: &BTreeMap<String, String>,
+) -> Result<(), StateError> {
+    let mut differences = Vec::new();
+    for (part, was) in held {
+        match configured.get(part) {
+            Some(is) if is == was => {}
+            Some(is) => differences.push(format!("{part} was `{was}` and is now `{is}`")),
+            None => differences.push(format!("{part} is no longer configured")),
+        }
+    }
+    let added = configured.keys().filter(|part| !held.contains_key(*part));
+    differences.extend(added.map(|part| format!("{part} is new")));
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(StateError::Unusable {
+        directory: directory.display().to_string(),
+        fact: format!(
+            "it was made by another pipeline: {}",
+            differences.join("; ")
+        ),
+        hint: "give the changed pipeline a state folder of its own (state.dir), or remove this \
+               one to build it again from the sources"
+            .into(),
+    })
+}
+
+impl CommittedState for State {
+    fn epoch(&self) -> Epoch {
+        self.committed.load(Ordering::Acquire)
+    }
+
+    fn read(&self) -> Box<dyn Committed + '_> {
+        Box::new(StateRead {
+            read: self.snapshot(),
+            state: self,
+        })
+    }
+}
+
+struct StateRead<'a> {
+    read: Arc<dyn StoreRead>,
+    state: &'a State,
+}
+
+impl Committed for StateRead<'_> {
+    fn row(&self, source: PlanIndex, key: &str) -> Result<Option<HeldRow>, StoreError> {
+        let key = entity_key(&self.state.names.sources[usize::from(source)], key);
+        let bytes = self.read.get(Table::Rows, &key)?;
+        bytes.map(|bytes| decode("a row", &bytes)).transpose()
+    }
+
+    fn document(&self, index: PlanIndex, id: &str) -> Result<Option<HeldDocument>, StoreError> {
+        let key = entity_key(&self.state.names.indexes[usize::from(index)], id);
+        let Some(bytes) = self.read.get(Table::Documents, &key)? else {
+            return Ok(None);
+        };
+        let DocumentRecord {
+            position, chunks, ..
+        } = decode("a document", &bytes)?;
+        Ok(Some(HeldDocument { position, chunks }))
+    }
+
+    fn embedding(
+        &self,
+        index: PlanIndex,
+        content: ContentHash,
+    ) -> Result<Option<Embedding>, StoreError> {
+        let model = self.state.names.models[usize::from(index)];
+        let generation = self.state.generation.load(Ordering::Acquire) as u32;
+        for generation in [Some(generation), generation.checked_sub(1)]
+            .into_iter()
+            .flatten()
+        {
+            let key = embedding_key(generation, model, content);
+            if let Some(bytes) = self.read.get(Table::Embeddings, &key)? {
+                return Ok(Embedding::from_bytes(&bytes));
+            }
+        }
+        Ok(None)
+    }
+}
+
+struct SourceRows {
+    state: Arc<State>,
+    source: Arc<str>,
+}
+
+impl SourceRows {
+    fn failed(&self, error: &StoreError) -> SourceError {
+        SourceError::Failed {
+            source_name: self.source.to_string(),
+            detail: format!("its rows can't be read from the state: {error}"),
+            hint: "check the disk that holds the state".into(),
+        }
+    }
+}
+
+impl HeldRows for SourceRows {
+    fn row(&self, key: &str) -> Result<Option<Row>, SourceError> {
+        let bytes = self
+            .state
+            .snapshot()
+            .get(Table::Rows, &entity_key(&self.source, key))
+            .map_err(|error| self.failed(&error))?;
+        let held: Option<HeldRow> = bytes
+            .map(|bytes| decode("a row", &bytes))
+            .transpose()
+            .map_err(|error| self.failed(&error))?;
+        Ok(held.map(|held| held.row))
+    }
+
+    fn keys(&self) -> Result<Vec<Key>, SourceError> {
+        let prefix = name_prefix(&self.source);
+        let read = self.state.snapshot();
+        read.scan(Table::Rows, &prefix)
+            .map(|entry| {
+                let (key, _) = entry.map_err(|error| self.failed(&error))?;
+                Ok(String::from_utf8_lossy(&key[prefix.len()..]).into())
+            })
+            .collect()
+    }
+}

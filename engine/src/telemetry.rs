@@ -1,0 +1,107 @@
+//! The names of all metrics, and where they are counted.
+//!
+//! Invariant: metric names and label names stand in this file alone (the endpoint's own in `serve`);
+//! units are base units and stand last in the name.
+
+use crate::state::State;
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+use std::time::SystemTime;
+use vectide_model::DeadLetterReason;
+use vectide_operators::PlanIndex;
+
+/// From half a millisecond (an idle system on a fast disk) to minutes (a backfill).
+const FRESHNESS_BUCKETS_SECONDS: [f64; 15] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0,
+];
+/// From the search of a small index to a request that timed out.
+const QUERY_BUCKETS_SECONDS: [f64; 15] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    10.0,
+];
+
+static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
+
+/// Installs the recorder, once a process; later calls return the same handle. `None` when the
+/// process has another recorder.
+pub(crate) fn install() -> Option<&'static PrometheusHandle> {
+    let handle = HANDLE.get_or_init(|| {
+        let freshness = Matcher::Full("vectide_freshness_seconds".into());
+        let query = Matcher::Full("vectide_query_duration_seconds".into());
+        let handle = PrometheusBuilder::new()
+            .set_buckets_for_metric(freshness, &FRESHNESS_BUCKETS_SECONDS)
+            .and_then(|it| it.set_buckets_for_metric(query, &QUERY_BUCKETS_SECONDS))
+            .and_then(PrometheusBuilder::install_recorder)
+            .ok();
+        describe();
+        handle
+    });
+    handle.as_ref()
+}
+
+fn describe() {
+    describe_counter!("vectide_source_records_total", "Changes read, by source");
+    describe_gauge!("vectide_documents", "Documents in an index");
+    describe_gauge!("vectide_chunks", "Chunks in an index");
+    describe_counter!("vectide_embedded_chunks_total", "Chunks that were embedded");
+    describe_counter!(
+        "vectide_reused_chunks_total",
+        "Chunks of written documents that needed no embedding"
+    );
+    describe_counter!(
+        "vectide_dead_letters_total",
+        "Records that could not be used, by reason"
+    );
+    describe_histogram!(
+        "vectide_freshness_seconds",
+        "From a change to its being queryable"
+    );
+    describe_gauge!("vectide_epoch", "The last committed and published epoch");
+    describe_histogram!(
+        "vectide_query_duration_seconds",
+        "Time of queries, by stage"
+    );
+}
+
+/// Sets the gauges and counters of the indexes after a commit.
+pub(crate) fn committed(
+    state: &State,
+    embedded: &BTreeMap<PlanIndex, u64>,
+    reused: &BTreeMap<PlanIndex, u64>,
+) {
+    let record = state.record();
+    gauge!("vectide_epoch").set(record.epoch as f64);
+    for (name, counts) in &record.indexes {
+        gauge!("vectide_documents", "index" => name.clone()).set(counts.documents as f64);
+        gauge!("vectide_chunks", "index" => name.clone()).set(counts.chunks as f64);
+    }
+    let name = |index: &PlanIndex| state.names().indexes[usize::from(*index)].to_string();
+    for (index, count) in embedded {
+        counter!("vectide_embedded_chunks_total", "index" => name(index)).increment(*count);
+    }
+    for (index, count) in reused {
+        counter!("vectide_reused_chunks_total", "index" => name(index)).increment(*count);
+    }
+}
+
+/// Counts an epoch's records and how old they are now that they can be found.
+pub(crate) fn sourced(state: &State, records: &[u64], changed_at: &[SystemTime]) {
+    for (name, count) in state.names().sources.iter().zip(records) {
+        counter!("vectide_source_records_total", "source" => name.to_string()).increment(*count);
+    }
+    let now = SystemTime::now();
+    let freshness = histogram!("vectide_freshness_seconds");
+    for at in changed_at {
+        // A source whose clock is ahead of ours gives no negative ages.
+        freshness.record(now.duration_since(*at).unwrap_or_default().as_secs_f64());
+    }
+}
+
+/// Counts dead letters.
+pub(crate) fn dead_letters(reasons: &[DeadLetterReason]) {
+    for reason in reasons {
+        counter!("vectide_dead_letters_total", "reason" => reason.as_str()).increment(1);
+    }
+}

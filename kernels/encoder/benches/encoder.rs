@@ -1,0 +1,297 @@
+//! How fast text becomes vectors here: tokens a second, the latency of a query beside bulk work, and
+//! how much of the processor's arithmetic the products use.
+//!
+//! `cargo bench -p vectide-encoder`. Throughput and shares are also given by the threads' own time,
+//! which other programs do not disturb; latencies mean something on a quiet machine only.
+
+use std::hint::black_box;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use vectide_encoder::hashing::Hashing;
+use vectide_encoder::minilm::MiniLm;
+use vectide_encoder::{Backend, Tokenizer};
+use vectide_model::{Device, EmbedConfig, Embedder, Lane, OpenContext, TokenCounter};
+
+/// Floating-point operations of the products for one token, without attention: 6 layers of
+/// 2 * 384 * (1152 + 384 + 1536 + 1536).
+const PRODUCT_FLOPS_A_TOKEN: f64 = 6.0 * 2.0 * 384.0 * 4608.0;
+/// Of attention for one token and one token of its text: 6 layers, scores and mixture.
+const ATTENTION_FLOPS_A_PAIR: f64 = 6.0 * 4.0 * 384.0;
+
+const WORDS: [&str; 24] = [
+    "the",
+    "engine",
+    "keeps",
+    "an",
+    "index",
+    "of",
+    "vectors",
+    "true",
+    "to",
+    "its",
+    "sources",
+    "while",
+    "they",
+    "change",
+    "and",
+    "answers",
+    "queries",
+    "from",
+    "latency",
+    "Kubernetes",
+    "observability",
+    "don't",
+    "(2024)",
+    "re-embedding",
+];
+
+/// A made-up text of about `words` words; the same for the same seed.
+fn text(seed: u64, words: usize) -> String {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut text = String::new();
+    for _ in 0..words {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        text.push_str(WORDS[(state % WORDS.len() as u64) as usize]);
+        text.push(' ');
+    }
+    text
+}
+
+fn texts(count: usize, words: usize) -> Vec<String> {
+    (0..count as u64)
+        .map(|seed| text(seed + 1, words))
+        .collect()
+}
+
+fn main() {
+    let config = EmbedConfig {
+        model: "all-MiniLM-L6-v2".into(),
+        device: Device::Cpu,
+        path: None,
+        dimensions: None,
+    };
+    let context = OpenContext {
+        config_dir: ".".into(),
+    };
+    for backend in Backend::available() {
+        let model = MiniLm::open_on(&config, &context, backend);
+        let model = model.unwrap_or_else(|error| panic!("{error}; {}", error.hint));
+        println!("== {} ==", model.identity().device);
+        let is_best = backend == Backend::best();
+        bulk(&model, backend, if is_best { 4 } else { 1 });
+        if is_best {
+            query_latency(&model);
+            tokenizer(model.tokenizer());
+        }
+    }
+    hashing();
+}
+
+/// Seconds that the calling thread has computed. Unlike the clock on the wall it does not count what
+/// other programs take, so shares of the peak mean something on a busy machine too.
+#[cfg(unix)]
+#[allow(unsafe_code)]
+fn thread_seconds() -> f64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the pointer is to a live, writable timespec.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
+}
+
+#[cfg(not(unix))]
+fn thread_seconds() -> f64 {
+    static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+    START.elapsed().as_secs_f64()
+}
+
+/// Runs work and returns the seconds that this thread computed on it.
+fn thread_time<T>(work: impl FnOnce() -> T) -> f64 {
+    let start = thread_seconds();
+    black_box(work());
+    thread_seconds() - start
+}
+
+fn bulk(model: &MiniLm, backend: Backend, rounds: usize) {
+    let corpus = texts(24, 112);
+    let texts: Vec<&str> = corpus.iter().map(String::as_str).collect();
+    let lengths = texts
+        .iter()
+        .map(|text| model.tokenizer().encode(text).len());
+    let lengths: Vec<usize> = lengths.collect();
+    let tokens: usize = lengths.iter().sum();
+    let pairs: usize = lengths.iter().map(|length| length * length).sum();
+    let flops = tokens as f64 * PRODUCT_FLOPS_A_TOKEN + pairs as f64 * ATTENTION_FLOPS_A_PAIR;
+    let mean = tokens / texts.len();
+    for threads in [1, 2] {
+        // The best of several rounds: what the code can do when the machine lets it.
+        let (mut wall_seconds, mut seconds) = (f64::INFINITY, f64::INFINITY);
+        let mut peak = 0.0_f64;
+        for _ in 0..rounds {
+            peak = peak.max(peak_flops(backend));
+            let start = Instant::now();
+            // Threads of normal priority: bulk ones would give way to other programs.
+            let embed = || thread_time(|| model.embed(Lane::Query, &texts));
+            let spent = std::thread::scope(|scope| {
+                let running: Vec<_> = (0..threads).map(|_| scope.spawn(embed)).collect();
+                let spent = running
+                    .into_iter()
+                    .map(|thread| thread.join().unwrap_or(f64::NAN));
+                spent.sum::<f64>() / threads as f64
+            });
+            wall_seconds = wall_seconds.min(start.elapsed().as_secs_f64());
+            seconds = seconds.min(spent);
+        }
+        let share = if peak > 0.0 {
+            let share = flops / seconds / peak * 100.0;
+            format!(", {share:.0} % of the measured peak of {:.1}", peak / 1e9)
+        } else {
+            String::new()
+        };
+        println!(
+            "texts of {mean} tokens, {threads} thread(s): {:.0} tokens/s; a thread's second: {:.0} \
+             tokens, {:.1} GFLOP{share}",
+            threads as f64 * tokens as f64 / wall_seconds,
+            tokens as f64 / seconds,
+            flops / seconds / 1e9,
+        );
+    }
+}
+
+/// What one core does in a loop of nothing but fused multiplications and additions.
+fn peak_flops(backend: Backend) -> f64 {
+    #[cfg(target_arch = "x86_64")]
+    if backend == Backend::Avx2 {
+        return avx2::peak_flops();
+    }
+    let _ = backend;
+    0.0
+}
+
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+mod avx2 {
+    use std::arch::x86_64::*;
+    use std::hint::black_box;
+
+    const STEPS: usize = 4_000_000;
+    const CHAINS: usize = 12;
+
+    pub(super) fn peak_flops() -> f64 {
+        // SAFETY: the caller's backend exists only where AVX2 and FMA were detected.
+        let seconds = super::thread_time(|| unsafe { multiply_and_add(black_box(1.0)) });
+        (STEPS * CHAINS * 8 * 2) as f64 / seconds
+    }
+
+    /// # Safety
+    /// The processor must have AVX2 and FMA.
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn multiply_and_add(value: f32) -> f32 {
+        let mut sums = [_mm256_set1_ps(value); CHAINS];
+        let factor = _mm256_set1_ps(black_box(0.999));
+        for _ in 0..STEPS {
+            for sum in &mut sums {
+                *sum = _mm256_fmadd_ps(*sum, factor, factor);
+            }
+        }
+        let total = sums
+            .into_iter()
+            .fold(_mm256_setzero_ps(), |a, b| _mm256_add_ps(a, b));
+        _mm256_cvtss_f32(total)
+    }
+}
+
+fn query_latency(model: &MiniLm) {
+    let query = "how do I restart the index after a crash";
+    let tokens = model.tokenizer().encode(query).len();
+    let measure = || {
+        let mut latencies: Vec<Duration> = (0..200)
+            .map(|_| {
+                let start = Instant::now();
+                black_box(model.embed(Lane::Query, &[query])).ok();
+                let latency = start.elapsed();
+                std::thread::sleep(Duration::from_millis(5));
+                latency
+            })
+            .collect();
+        latencies.sort();
+        let at = |share: usize| latencies[latencies.len() * share / 100].as_secs_f64() * 1e3;
+        let most = latencies[latencies.len() - 1].as_secs_f64() * 1e3;
+        format!(
+            "p50 {:.1} ms, p99 {:.1} ms, most {most:.1} ms",
+            at(50),
+            at(99)
+        )
+    };
+    println!("query of {tokens} tokens, alone: {}", measure());
+    let stop = AtomicBool::new(false);
+    let corpus = texts(24, 112);
+    let texts: Vec<&str> = corpus.iter().map(String::as_str).collect();
+    let threads = model.bulk_threads();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    black_box(model.embed(Lane::Bulk, &texts)).ok();
+                }
+            });
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        println!("beside {threads} bulk thread(s): {}", measure());
+        stop.store(true, Ordering::Relaxed);
+    });
+}
+
+fn tokenizer(tokenizer: &Tokenizer) {
+    let corpus = texts(2_000, 150);
+    let japanese = vec![
+        "索引は文書の変更に合わせて更新されます。ベクトルのデータ".repeat(8);
+        500
+    ];
+    for (name, corpus) in [("English", &corpus), ("Japanese", &japanese)] {
+        let bytes: usize = corpus.iter().map(String::len).sum();
+        let mut seconds = f64::INFINITY;
+        let mut tokens = 0;
+        for _ in 0..5 {
+            let spent = thread_time(|| {
+                let counts = corpus.iter().map(|text| tokenizer.count(text));
+                tokens = counts.sum();
+            });
+            seconds = seconds.min(spent);
+        }
+        let library = thread_time(|| {
+            for text in &corpus[..corpus.len() / 10] {
+                black_box(tokenizer.encode_by_library(text)).ok();
+            }
+        });
+        let library = tokens as f64 / 10.0 / library / 1e6;
+        println!(
+            "counting {name}: {:.1} Mtok, {:.0} MB a thread's second (the library: {library:.2} Mtok)",
+            tokens as f64 / seconds / 1e6,
+            bytes as f64 / seconds / 1e6,
+        );
+    }
+}
+
+fn hashing() {
+    let Ok(model) = Hashing::new(384) else { return };
+    let corpus = texts(20_000, 60);
+    let texts: Vec<&str> = corpus.iter().map(String::as_str).collect();
+    let mut seconds = f64::INFINITY;
+    for _ in 0..5 {
+        let spent = thread_time(|| {
+            for batch in texts.chunks(100) {
+                black_box(model.embed(Lane::Bulk, batch)).ok();
+            }
+        });
+        seconds = seconds.min(spent);
+    }
+    println!(
+        "== hashing ==\ntexts of 60 words: {:.0} a thread's second",
+        texts.len() as f64 / seconds
+    );
+}

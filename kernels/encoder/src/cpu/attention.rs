@@ -1,0 +1,269 @@
+//! Self-attention of one text: softmax(Q K^T) V for each head, over rows of `[query|key|value]`.
+//!
+//! The scale 1/sqrt(head size) is part of the packed query weights. Texts are at most a few hundred
+//! tokens long, so that a tile's scores over the whole text stay in the first-level cache; nothing
+//! more is blocked.
+//!
+//! Invariant: a text's output depends on its own rows alone: it is padded inside the scratch memory
+//! to whole panels, with scores that vanish in the softmax.
+
+#![allow(unsafe_code)]
+
+use super::buffer::AlignedBuffer;
+use super::functions::exp;
+use super::lanes::{Kernel, Lanes};
+use super::tile::{Finish, Start, Tile, even_tiles};
+
+/// A score that no real one comes near, and whose exponential is nothing.
+const MASKED_SCORE: f32 = -1e30;
+
+/// Sizes of the attention of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AttentionShape {
+    /// Heads.
+    pub(crate) heads: usize,
+    /// Dimensions of a head; a multiple of every panel width.
+    pub(crate) head_size: usize,
+}
+
+impl AttentionShape {
+    /// Dimensions of all heads together.
+    pub(crate) fn width(self) -> usize {
+        self.heads * self.head_size
+    }
+}
+
+/// Memory that one attention needs, reused.
+#[derive(Default)]
+pub(crate) struct AttentionScratch {
+    /// `[tokens / panel width][head size][panel width]`: the keys, transposed.
+    keys: AlignedBuffer,
+    /// `[head size / panel width][tokens][panel width]`: the values.
+    values: AlignedBuffer,
+    /// `[tile rows][tokens rounded up to panels]`
+    scores: AlignedBuffer,
+}
+
+/// The attention of one text of `tokens` tokens.
+pub(crate) struct Attention<'a> {
+    pub(crate) shape: AttentionShape,
+    pub(crate) tokens: usize,
+    /// `[tokens][3 * width]`
+    pub(crate) queries_keys_values: &'a [f32],
+    /// `[tokens][width]`
+    pub(crate) out: &'a mut [f32],
+    pub(crate) scratch: &'a mut AttentionScratch,
+}
+
+impl Kernel for Attention<'_> {
+    #[inline(always)]
+    unsafe fn run<V: Lanes>(mut self) {
+        let width = self.shape.width();
+        assert!(self.queries_keys_values.len() >= self.tokens * 3 * width);
+        assert!(self.out.len() >= self.tokens * width);
+        assert!(self.shape.head_size.is_multiple_of(V::PANEL_WIDTH));
+        let padded = self.tokens.next_multiple_of(V::PANEL_WIDTH);
+        self.scratch.keys.grow(padded * self.shape.head_size);
+        self.scratch.values.grow(padded * self.shape.head_size);
+        self.scratch.scores.grow(V::TILE_ROWS * padded);
+        for head in 0..self.shape.heads {
+            self.pack_keys_and_values::<V>(head);
+            for (row, rows) in even_tiles(self.tokens, V::TILE_ROWS) {
+                // SAFETY: the caller vouches for the instruction set, and all lengths were checked
+                // or made above.
+                unsafe {
+                    self.score::<V>(head, row, rows);
+                    let scales = self.exponentiate::<V>(rows);
+                    self.mix::<V>(head, row, &scales[..rows]);
+                }
+            }
+        }
+    }
+}
+
+/// The most rows of a tile on any instruction set.
+const TILE_ROWS_MAX: usize = 12;
+
+impl Attention<'_> {
+    /// Copies one head's keys (transposed) and values into panels.
+    #[inline(always)]
+    fn pack_keys_and_values<V: Lanes>(&mut self, head: usize) {
+        let (size, width) = (self.shape.head_size, self.shape.width());
+        for token in 0..self.tokens {
+            let row = &self.queries_keys_values[token * 3 * width..][..3 * width];
+            let key = &row[width + head * size..][..size];
+            let panel = token / V::PANEL_WIDTH * size * V::PANEL_WIDTH + token % V::PANEL_WIDTH;
+            for (dimension, value) in key.iter().enumerate() {
+                self.scratch.keys[panel + dimension * V::PANEL_WIDTH] = *value;
+            }
+            let value = &row[2 * width + head * size..][..size];
+            for (panel, part) in value.chunks_exact(V::PANEL_WIDTH).enumerate() {
+                let at = (panel * self.tokens + token) * V::PANEL_WIDTH;
+                self.scratch.values[at..at + V::PANEL_WIDTH].copy_from_slice(part);
+            }
+        }
+    }
+
+    /// Scores of `rows` queries against all keys; what lies beyond the last token is masked.
+    ///
+    /// # Safety
+    /// The processor must have the instruction set of `V`, and `run` must have made the scratch.
+    #[inline(always)]
+    unsafe fn score<V: Lanes>(&mut self, head: usize, row: usize, rows: usize) {
+        let (size, width) = (self.shape.head_size, self.shape.width());
+        let padded = self.tokens.next_multiple_of(V::PANEL_WIDTH);
+        for column in (0..padded).step_by(V::PANEL_WIDTH) {
+            // SAFETY: rows row.. exist in the input; the keys have `padded` columns in panels of
+            // `size` rows; the scores have TILE_ROWS rows of `padded` floats.
+            unsafe {
+                Tile {
+                    a: (self.queries_keys_values.as_ptr()).add(row * 3 * width + head * size),
+                    a_stride: 3 * width,
+                    b: self.scratch.keys.as_ptr().add(column * size),
+                    b_stride: V::PANEL_WIDTH,
+                    depth: size,
+                    out: self.scratch.scores.as_mut_ptr().add(column),
+                    out_stride: padded,
+                    start: Start::Zero,
+                    finish: Finish::Store,
+                }
+                .compute::<V>(rows);
+            }
+        }
+        for row in 0..rows {
+            self.scratch.scores[row * padded + self.tokens..(row + 1) * padded].fill(MASKED_SCORE);
+        }
+    }
+
+    /// Turns scores into e^(score - greatest), and returns one over each row's sum.
+    ///
+    /// # Safety
+    /// The processor must have the instruction set of `V`.
+    #[inline(always)]
+    unsafe fn exponentiate<V: Lanes>(&mut self, rows: usize) -> [f32; TILE_ROWS_MAX] {
+        let padded = self.tokens.next_multiple_of(V::PANEL_WIDTH);
+        let mut scales = [0.0; TILE_ROWS_MAX];
+        let lines = self.scratch.scores.chunks_exact_mut(padded);
+        for (scale, line) in scales.iter_mut().zip(lines).take(rows) {
+            // SAFETY: a row is a whole number of vectors.
+            unsafe {
+                let mut greatest = V::splat(MASKED_SCORE);
+                for scores in line.chunks_exact(V::WIDTH) {
+                    greatest = greatest.max(V::load(scores.as_ptr()));
+                }
+                let greatest = V::splat(greatest.max_lane());
+                let mut sum = V::splat(0.0);
+                for scores in line.chunks_exact_mut(V::WIDTH) {
+                    let weight = exp(V::load(scores.as_ptr()).sub(greatest));
+                    sum = sum.add(weight);
+                    weight.store(scores.as_mut_ptr());
+                }
+                *scale = 1.0 / sum.sum_lanes();
+            }
+        }
+        scales
+    }
+
+    /// The weighted mean of the values for the rows from `row` on.
+    ///
+    /// # Safety
+    /// The processor must have the instruction set of `V`, and `run` must have made the scratch.
+    #[inline(always)]
+    unsafe fn mix<V: Lanes>(&mut self, head: usize, row: usize, scales: &[f32]) {
+        let (size, width) = (self.shape.head_size, self.shape.width());
+        let padded = self.tokens.next_multiple_of(V::PANEL_WIDTH);
+        for column in (0..size).step_by(V::PANEL_WIDTH) {
+            // SAFETY: the scores have a row for each scale, the values `tokens` rows in each panel,
+            // and the output the rows from `row` on.
+            unsafe {
+                let out = self
+                    .out
+                    .as_mut_ptr()
+                    .add(row * width + head * size + column);
+                Tile {
+                    a: self.scratch.scores.as_ptr(),
+                    a_stride: padded,
+                    b: self.scratch.values.as_ptr().add(column * self.tokens),
+                    b_stride: V::PANEL_WIDTH,
+                    depth: self.tokens,
+                    out,
+                    out_stride: width,
+                    start: Start::Zero,
+                    finish: Finish::Store,
+                }
+                .compute::<V>(scales.len());
+                for (index, scale) in scales.iter().enumerate() {
+                    for half in [0, V::WIDTH] {
+                        let at = out.add(index * width + half);
+                        V::load(at).mul(V::splat(*scale)).store(at);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Backend;
+    use super::super::testing::Noise;
+    use super::*;
+
+    const SHAPE: AttentionShape = AttentionShape {
+        heads: 2,
+        head_size: 32,
+    };
+
+    fn reference(tokens: usize, input: &[f32]) -> Vec<f64> {
+        let (size, width) = (SHAPE.head_size, SHAPE.width());
+        let at = |token: usize, part: usize, head: usize, dimension: usize| {
+            f64::from(input[token * 3 * width + part * width + head * size + dimension])
+        };
+        let mut out = vec![0.0; tokens * width];
+        for head in 0..SHAPE.heads {
+            for row in 0..tokens {
+                let weights: Vec<f64> = (0..tokens)
+                    .map(|other| {
+                        let score: f64 = (0..size)
+                            .map(|d| at(row, 0, head, d) * at(other, 1, head, d))
+                            .sum();
+                        score.exp()
+                    })
+                    .collect();
+                let sum: f64 = weights.iter().sum();
+                for d in 0..size {
+                    let mixed: f64 = (0..tokens)
+                        .map(|other| weights[other] * at(other, 2, head, d))
+                        .sum();
+                    out[row * width + head * size + d] = mixed / sum;
+                }
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn it_equals_the_definition_in_f64() {
+        for backend in Backend::available() {
+            let mut scratch = AttentionScratch::default();
+            // From long to short, so that stale scratch would show.
+            for tokens in [256, 100, 33, 32, 17, 16, 13, 3, 2, 1] {
+                let input = Noise::new(tokens as u64).floats(tokens * 3 * SHAPE.width());
+                let mut out = vec![f32::NAN; tokens * SHAPE.width()];
+                backend.run(Attention {
+                    shape: SHAPE,
+                    tokens,
+                    queries_keys_values: &input,
+                    out: &mut out,
+                    scratch: &mut scratch,
+                });
+                for (x, y) in out.iter().zip(reference(tokens, &input)) {
+                    assert!(
+                        (f64::from(*x) - y).abs() < 1e-5,
+                        "{backend:?} {tokens} tokens"
+                    );
+                }
+            }
+        }
+    }
+}

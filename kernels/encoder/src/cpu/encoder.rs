@@ -1,0 +1,217 @@
+//! The forward pass: token ids of several texts to one unit vector each.
+//!
+//! A batch is ragged: the texts' rows stand one after the other without padding, every product runs
+//! over all of them at once, and only attention knows where a text begins and ends.
+//!
+//! Invariant: no operation mixes rows of two texts, and none orders its sums by the batch.
+
+use super::Backend;
+use super::attention::{Attention, AttentionScratch};
+use super::buffer::AlignedBuffer;
+use super::linear::{Linear, PackedLinear};
+use super::rows::{AddAndNormalise, LayerNorm, MeanOfRows};
+use super::tile::Finish;
+use super::weights::{EncoderShape, EncoderWeights, LayerWeights, WeightsError};
+use std::sync::{Mutex, PoisonError};
+
+/// Scratch memories that are kept for the next call: as many as threads embed at once on a small
+/// server. Each grows to at most a micro-batch (8 MB), so this bounds what idle threads hold.
+const SCRATCHES_KEPT_MAX: usize = 16;
+
+/// A model, ready to run. Shared between threads.
+pub(crate) struct Encoder {
+    shape: EncoderShape,
+    backend: Backend,
+    weights: EncoderWeights,
+    scratches: Mutex<Vec<Scratch>>,
+}
+
+/// Memory of one forward pass; grows to the largest batch it has seen.
+#[derive(Default)]
+struct Scratch {
+    /// `[rows][width]`: the tokens' vectors.
+    hidden: AlignedBuffer,
+    /// `[rows][width]`: what is added to them.
+    added: AlignedBuffer,
+    /// `[rows][width]`: the output of attention.
+    context: AlignedBuffer,
+    /// `[rows][3 * width]`
+    queries_keys_values: AlignedBuffer,
+    /// `[rows][intermediate]`
+    intermediate: AlignedBuffer,
+    attention: AttentionScratch,
+}
+
+impl Encoder {
+    /// Reads the weights from a safetensors file.
+    pub(crate) fn read(
+        file: &[u8],
+        shape: EncoderShape,
+        backend: Backend,
+    ) -> Result<Self, WeightsError> {
+        Ok(Self {
+            shape,
+            backend,
+            weights: EncoderWeights::read(file, shape, backend)?,
+            scratches: Mutex::default(),
+        })
+    }
+
+    /// Dimensions of a vector.
+    pub(crate) fn dimension(&self) -> usize {
+        self.shape.attention.width()
+    }
+
+    /// Encodes texts given as token ids, special ones included.
+    ///
+    /// Each text must have from 1 to `positions` ids below the vocabulary's size; the tokenizer
+    /// makes no others.
+    pub(crate) fn encode(&self, texts: &[&[u32]]) -> Vec<Vec<f32>> {
+        let mut scratch = self.take_scratch();
+        scratch.grow(texts.iter().map(|ids| ids.len()).sum(), self.shape);
+        let vectors = self.forward(texts, &mut scratch);
+        let mut kept = self
+            .scratches
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < SCRATCHES_KEPT_MAX {
+            kept.push(scratch);
+        }
+        vectors
+    }
+
+    fn take_scratch(&self) -> Scratch {
+        let mut kept = self
+            .scratches
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        kept.pop().unwrap_or_default()
+    }
+
+    fn forward(&self, texts: &[&[u32]], scratch: &mut Scratch) -> Vec<Vec<f32>> {
+        let width = self.dimension();
+        let lengths: Vec<usize> = texts.iter().map(|ids| ids.len()).collect();
+        let rows = lengths.iter().sum();
+        self.look_up(texts, scratch);
+        self.add_and_normalise(&self.weights.embedding_norm, rows, scratch);
+        for layer in &self.weights.layers {
+            self.attend(layer, &lengths, scratch);
+            self.add_and_normalise(&layer.attention_norm, rows, scratch);
+            self.feed_forward(layer, rows, scratch);
+            self.add_and_normalise(&layer.output_norm, rows, scratch);
+        }
+        let mut first = 0;
+        let mean = lengths.iter().map(|length| {
+            let mut out = vec![0.0; width];
+            self.backend.run(MeanOfRows {
+                rows: &scratch.hidden[first * width..(first + length) * width],
+                out: &mut out,
+            });
+            first += length;
+            out
+        });
+        mean.collect()
+    }
+
+    /// Words into `hidden`, positions into `added`.
+    fn look_up(&self, texts: &[&[u32]], scratch: &mut Scratch) {
+        let width = self.dimension();
+        let hidden = scratch.hidden.chunks_exact_mut(width);
+        let mut rows = hidden.zip(scratch.added.chunks_exact_mut(width));
+        for ids in texts {
+            // The rows come last in the zip, so that no row is taken and lost when the ids end.
+            let positions = self.weights.positions.chunks_exact(width);
+            for ((id, position), (word, added)) in ids.iter().zip(positions).zip(&mut rows) {
+                word.copy_from_slice(&self.weights.words[*id as usize * width..][..width]);
+                added.copy_from_slice(position);
+            }
+        }
+    }
+
+    fn add_and_normalise(&self, norm: &LayerNorm, rows: usize, scratch: &mut Scratch) {
+        let width = self.dimension();
+        self.backend.run(AddAndNormalise {
+            norm,
+            width,
+            rows: &mut scratch.hidden[..rows * width],
+            added: &scratch.added[..rows * width],
+        });
+    }
+
+    /// Attention over each text; the result is left in `added`.
+    fn attend(&self, layer: &LayerWeights, lengths: &[usize], scratch: &mut Scratch) {
+        let width = self.dimension();
+        let rows = lengths.iter().sum();
+        self.product(
+            &layer.queries_keys_values,
+            rows,
+            &scratch.hidden,
+            &mut scratch.queries_keys_values,
+            Finish::Store,
+        );
+        let mut first = 0;
+        for tokens in lengths {
+            self.backend.run(Attention {
+                shape: self.shape.attention,
+                tokens: *tokens,
+                queries_keys_values: &scratch.queries_keys_values[first * 3 * width..],
+                out: &mut scratch.context[first * width..],
+                scratch: &mut scratch.attention,
+            });
+            first += tokens;
+        }
+        self.product(
+            &layer.attention_output,
+            rows,
+            &scratch.context,
+            &mut scratch.added,
+            Finish::Store,
+        );
+    }
+
+    /// The feed-forward network; the result is left in `added`.
+    fn feed_forward(&self, layer: &LayerWeights, rows: usize, scratch: &mut Scratch) {
+        self.product(
+            &layer.expand,
+            rows,
+            &scratch.hidden,
+            &mut scratch.intermediate,
+            Finish::Gelu,
+        );
+        self.product(
+            &layer.contract,
+            rows,
+            &scratch.intermediate,
+            &mut scratch.added,
+            Finish::Store,
+        );
+    }
+
+    fn product(
+        &self,
+        layer: &PackedLinear,
+        rows: usize,
+        input: &[f32],
+        out: &mut [f32],
+        finish: Finish,
+    ) {
+        self.backend.run(Linear {
+            layer,
+            input,
+            rows,
+            out,
+            finish,
+        });
+    }
+}
+
+impl Scratch {
+    fn grow(&mut self, rows: usize, shape: EncoderShape) {
+        let width = shape.attention.width();
+        for buffer in [&mut self.hidden, &mut self.added, &mut self.context] {
+            buffer.grow(rows * width);
+        }
+        self.queries_keys_values.grow(rows * 3 * width);
+        self.intermediate.grow(rows * shape.intermediate);
+    }
+}

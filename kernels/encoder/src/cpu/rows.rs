@@ -1,0 +1,154 @@
+//! What is done row by row: adding and normalising, and the mean over a text's rows.
+//!
+//! Invariant: sums run in one order that depends on the row's length and the lanes only.
+
+#![allow(unsafe_code)]
+
+use super::buffer::AlignedBuffer;
+use super::lanes::{Kernel, Lanes};
+
+/// Added to the variance (`layer_norm_eps` of the model's configuration).
+const VARIANCE_FLOOR: f32 = 1e-12;
+/// Added to nothing but a vector of length 0, which no encoder gives: keeps the division defined.
+const LENGTH_MIN: f32 = 1e-12;
+
+/// Scale and shift of a layer normalisation.
+pub(crate) struct LayerNorm {
+    pub(crate) scale: AlignedBuffer,
+    pub(crate) shift: AlignedBuffer,
+}
+
+/// `rows = normalise(rows + added)`, row by row, in place.
+pub(crate) struct AddAndNormalise<'a> {
+    pub(crate) norm: &'a LayerNorm,
+    /// Floats in a row; a multiple of every vector's width.
+    pub(crate) width: usize,
+    pub(crate) rows: &'a mut [f32],
+    pub(crate) added: &'a [f32],
+}
+
+impl Kernel for AddAndNormalise<'_> {
+    #[inline(always)]
+    unsafe fn run<V: Lanes>(self) {
+        let width = self.width;
+        assert!(width.is_multiple_of(V::WIDTH) && self.rows.len() == self.added.len());
+        assert!(self.norm.scale.len() >= width && self.norm.shift.len() >= width);
+        let pairs = self
+            .rows
+            .chunks_exact_mut(width)
+            .zip(self.added.chunks_exact(width));
+        for (row, added) in pairs {
+            // SAFETY: the caller vouches for the instruction set; all four pointers are valid for
+            // `width` floats, which is a whole number of vectors.
+            unsafe {
+                let (row, added) = (row.as_mut_ptr(), added.as_ptr());
+                let mut sum = V::splat(0.0);
+                for at in (0..width).step_by(V::WIDTH) {
+                    let value = V::load(row.add(at)).add(V::load(added.add(at)));
+                    value.store(row.add(at));
+                    sum = sum.add(value);
+                }
+                let mean = V::splat(sum.sum_lanes() / width as f32);
+                let mut squares = V::splat(0.0);
+                for at in (0..width).step_by(V::WIDTH) {
+                    let centred = V::load(row.add(at)).sub(mean);
+                    squares = centred.mul_add(centred, squares);
+                }
+                let variance = squares.sum_lanes() / width as f32;
+                let factor = V::splat(1.0 / (variance + VARIANCE_FLOOR).sqrt());
+                for at in (0..width).step_by(V::WIDTH) {
+                    let scaled = V::load(row.add(at)).sub(mean).mul(factor);
+                    let scale = V::load(self.norm.scale.as_ptr().add(at));
+                    let shift = V::load(self.norm.shift.as_ptr().add(at));
+                    scaled.mul_add(scale, shift).store(row.add(at));
+                }
+            }
+        }
+    }
+}
+
+/// The mean of a text's rows, scaled to length 1.
+pub(crate) struct MeanOfRows<'a> {
+    /// Whole rows of `out.len()` floats each.
+    pub(crate) rows: &'a [f32],
+    pub(crate) out: &'a mut [f32],
+}
+
+impl Kernel for MeanOfRows<'_> {
+    #[inline(always)]
+    unsafe fn run<V: Lanes>(self) {
+        let width = self.out.len().max(1);
+        let tokens = (self.rows.len() / width).max(1);
+        self.out.fill(0.0);
+        for row in self.rows.chunks_exact(width) {
+            for (out, value) in self.out.iter_mut().zip(row) {
+                *out += *value;
+            }
+        }
+        let mut length = 0.0;
+        for out in self.out.iter_mut() {
+            *out /= tokens as f32;
+            length += *out * *out;
+        }
+        let factor = 1.0 / length.sqrt().max(LENGTH_MIN);
+        self.out.iter_mut().for_each(|value| *value *= factor);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Backend;
+    use super::super::testing::Noise;
+    use super::*;
+
+    #[test]
+    fn normalising_equals_the_definition_in_f64() {
+        let width = 96;
+        for backend in Backend::available() {
+            let mut noise = Noise::new(3);
+            let rows = noise.floats(5 * width);
+            let added = noise.floats(5 * width);
+            let norm = LayerNorm {
+                scale: AlignedBuffer::copy_of(&noise.floats(width)),
+                shift: AlignedBuffer::copy_of(&noise.floats(width)),
+            };
+            let mut out = rows.clone();
+            backend.run(AddAndNormalise {
+                norm: &norm,
+                width,
+                rows: &mut out,
+                added: &added,
+            });
+            for row in 0..5 {
+                let values: Vec<f64> = (row * width..(row + 1) * width)
+                    .map(|i| f64::from(rows[i]) + f64::from(added[i]))
+                    .collect();
+                let mean = values.iter().sum::<f64>() / width as f64;
+                let variance =
+                    values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / width as f64;
+                for (i, x) in values.iter().enumerate() {
+                    let expected = (x - mean) / variance.sqrt() * f64::from(norm.scale[i])
+                        + f64::from(norm.shift[i]);
+                    let error = (f64::from(out[row * width + i]) - expected).abs();
+                    assert!(error < 1e-5, "{backend:?} {error:e}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_mean_has_length_one() {
+        for backend in Backend::available() {
+            let mut out = [0.0; 2];
+            let rows = [1.0, 5.0, 3.0, 3.0, 5.0, 4.0];
+            backend.run(MeanOfRows {
+                rows: &rows,
+                out: &mut out,
+            });
+            assert!(
+                (out[0] - 0.6).abs() < 1e-6 && (out[1] - 0.8).abs() < 1e-6,
+                "{out:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! The background threads that build segments, shared by all shards of a factory.
+//!
+//! One thread seals heads and one merges segments, so that a long merge never keeps heads waiting,
+//! and a process with many shards still has two. Each shard has at most its frozen heads and one
+//! merge in the queues, which bounds them. A third thread frees segments that were merged away once
+//! no reader holds them: giving back a gigabyte takes tens of milliseconds, which neither a query nor
+//! the writer should spend.
+//!
+//! Invariant: every job that is not cancelled is answered exactly once, also when it panics.
+
+use crate::bitmap::Bitmap;
+use crate::head::HeadView;
+use crate::rows::RowsInOrder;
+use crate::segment::{Plan, Segment, Unbuilt};
+use half::f16;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+use vectide_model::{ChunkId, IndexError, SegmentId};
+
+/// Where rows of a new segment come from.
+pub(crate) enum Origin {
+    /// The live rows of a frozen head.
+    Head(HeadView),
+    /// The live rows of a segment.
+    Segment(Arc<Segment>, Arc<Bitmap>),
+}
+
+impl Origin {
+    fn live(&self) -> &Bitmap {
+        match self {
+            Self::Head(head) => head.live(),
+            Self::Segment(_, live) => live,
+        }
+    }
+
+    fn chunk(&self, row: usize) -> ChunkId {
+        match self {
+            Self::Head(head) => head.chunk_at(row),
+            Self::Segment(segment, _) => segment.chunk(row),
+        }
+    }
+
+    fn vector(&self, row: usize) -> &[f16] {
+        match self {
+            Self::Head(head) => head.vector_at(row),
+            Self::Segment(segment, _) => segment.vector(row),
+        }
+    }
+}
+
+/// A segment to be built.
+pub(crate) struct Job {
+    /// Its identity.
+    pub(crate) id: SegmentId,
+    /// The shard's folder.
+    pub(crate) directory: PathBuf,
+    /// What it is built to.
+    pub(crate) plan: Plan,
+    /// Whose live rows it gets.
+    pub(crate) origins: Vec<Origin>,
+    /// Set when the shard is closed.
+    pub(crate) cancelled: Arc<AtomicBool>,
+    /// Where the answer goes.
+    pub(crate) reply: Sender<Built>,
+}
+
+/// The answer to a [`Job`].
+pub(crate) struct Built {
+    /// Which.
+    pub(crate) id: SegmentId,
+    /// The segment.
+    pub(crate) result: Result<Segment, IndexError>,
+}
+
+/// The live rows of some origins, ascending by chunk id.
+struct Gathered<'a> {
+    origins: &'a [Origin],
+    /// Chunk, origin, row: 24 bytes a row while the segment is built.
+    order: Vec<(ChunkId, u32, u32)>,
+}
+
+impl<'a> Gathered<'a> {
+    fn new(origins: &'a [Origin]) -> Self {
+        let mut order = Vec::with_capacity(origins.iter().map(|origin| origin.live().live()).sum());
+        for (origin, number) in origins.iter().zip(0..) {
+            let rows = origin.live().iter();
+            order.extend(rows.map(|row| (origin.chunk(row), number, row as u32)));
+        }
+        order.sort_unstable();
+        Self { origins, order }
+    }
+}
+
+impl RowsInOrder for Gathered<'_> {
+    fn rows(&self) -> usize {
+        self.order.len()
+    }
+
+    fn chunk(&self, row: usize) -> ChunkId {
+        self.order[row].0
+    }
+
+    fn vector(&self, row: usize) -> &[f16] {
+        let (_, origin, row) = self.order[row];
+        self.origins[origin as usize].vector(row as usize)
+    }
+}
+
+impl Job {
+    /// Builds and answers.
+    pub(crate) fn run(self) {
+        if self.cancelled.load(Ordering::Relaxed) {
+            return;
+        }
+        let built = catch_unwind(AssertUnwindSafe(|| {
+            let rows = Gathered::new(&self.origins);
+            Segment::build(&self.directory, self.id, self.plan, &rows, &self.cancelled)
+        }));
+        let result = match built {
+            Ok(Ok(segment)) => Ok(segment),
+            Ok(Err(Unbuilt::Cancelled)) => return,
+            Ok(Err(Unbuilt::Failed(error))) => Err(error),
+            Err(_) => Err(IndexError {
+                fact: format!("building segment {:016x} panicked", self.id.0),
+                hint: "this is a defect: report it with the panic's message in the log; the \
+                       committed state is intact"
+                    .into(),
+            }),
+        };
+        // A shard that is closed meanwhile has no use for the answer; its folder is swept when it
+        // is opened again.
+        let _ = self.reply.send(Built {
+            id: self.id,
+            result,
+        });
+    }
+}
+
+/// Ways to the threads.
+#[derive(Debug)]
+pub(crate) struct Builder {
+    seals: Sender<Job>,
+    merges: Sender<Job>,
+    retired: Sender<Arc<Segment>>,
+}
+
+/// How often it is looked whether a retired segment's last reader is done.
+const RETIRED_CHECK: Duration = Duration::from_millis(50);
+
+impl Builder {
+    /// Starts the threads; they end when the builder is dropped.
+    pub(crate) fn start() -> Result<Self, IndexError> {
+        // Sealing keeps heads small, so it goes before merging.
+        let run = |queue: Receiver<Job>| queue.into_iter().for_each(Job::run);
+        Ok(Self {
+            seals: spawn("vectide-seal", 5, run)?,
+            merges: spawn("vectide-merge", 10, run)?,
+            retired: spawn("vectide-retire", 10, free_when_unused)?,
+        })
+    }
+
+    /// Puts a frozen head in the queue.
+    pub(crate) fn seal(&self, job: Job) -> Result<(), IndexError> {
+        self.seals.send(job).map_err(|_| gone())
+    }
+
+    /// Puts a merge in the queue.
+    pub(crate) fn merge(&self, job: Job) -> Result<(), IndexError> {
+        self.merges.send(job).map_err(|_| gone())
+    }
+
+    /// Takes a segment that no epoch to come will read.
+    pub(crate) fn retire(&self, segment: Arc<Segment>) {
+        // Should the thread have ended, the last reader frees it.
+        let _ = self.retired.send(segment);
+    }
+
+    /// A builder whose jobs are run by the test, in the order and at the times it likes.
+    #[cfg(test)]
+    pub(crate) fn manual() -> (Self, Receiver<Job>, Receiver<Job>) {
+        let ((seals, sealing), (merges, merging)) = (channel(), channel());
+        let builder = Self {
+            seals,
+            merges,
+            retired: channel().0,
+        };
+        (builder, sealing, merging)
+    }
+}
+
+fn gone() -> IndexError {
+    IndexError {
+        fact: "a thread that builds segments has ended".into(),
+        hint: "this is a defect: report it with the log; the committed state is intact".into(),
+    }
+}
+
+fn spawn<T: Send + 'static>(
+    name: &str,
+    nice: i32,
+    work: impl FnOnce(Receiver<T>) + Send + 'static,
+) -> Result<Sender<T>, IndexError> {
+    let (sender, queue) = channel();
+    let started = std::thread::Builder::new()
+        .name(name.into())
+        .spawn(move || {
+            lower_priority(nice);
+            work(queue);
+        });
+    started.map(|_| sender).map_err(|error| IndexError {
+        fact: format!("the thread {name} could not be started: {error}"),
+        hint: "raise the limit of processes (ulimit -u) or free memory".into(),
+    })
+}
+
+/// Holds retired segments until it is their only owner, so that the one who frees them is this
+/// thread.
+fn free_when_unused(queue: Receiver<Arc<Segment>>) {
+    let mut retired: Vec<Arc<Segment>> = Vec::new();
+    loop {
+        let next = if retired.is_empty() {
+            queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        } else {
+            queue.recv_timeout(RETIRED_CHECK)
+        };
+        match next {
+            Ok(segment) => retired.push(segment),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        retired.retain(|segment| Arc::strong_count(segment) > 1);
+    }
+}
+
+/// Lets queries and the dataflow go first where the kernel schedules by niceness.
+fn lower_priority(nice: i32) {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: a plain system call; on Linux "process 0" is the calling thread alone.
+        let refused = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) } != 0;
+        if refused {
+            tracing::debug!(
+                nice,
+                "the priority of a background thread could not be lowered"
+            );
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = nice;
+}

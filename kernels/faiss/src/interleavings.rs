@@ -1,0 +1,306 @@
+//! Seeded random changes, with the builder's jobs run at random moments, crashes and reopening at
+//! random moments, compared with a model map.
+//!
+//! What is covered: deletes while a head is sealed or segments are merged, a chunk inserted again
+//! while its old row is being built, jobs that finish in any order or never, crashes before the
+//! commit that names new files, and snapshots that must not move meanwhile.
+
+use crate::builder::{Builder, Job};
+use crate::factory::{FaissOptions, open_shard};
+use crate::shard::Shard;
+use crate::tiers::SEGMENTS_MAX;
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use vectide_model::{
+    ChunkId, Embedding, ShardCommit, ShardState, VectorIndex, VectorIndexRead, quantize,
+};
+
+const DIMENSION: usize = 8;
+const HEAD_ROWS: usize = 20;
+type Live = BTreeMap<ChunkId, Embedding>;
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (self.0 >> 33) % end
+    }
+
+    fn vector(&mut self) -> Vec<f32> {
+        // Few distinct values, so that equal vectors and equal scores are common.
+        (0..DIMENSION).map(|_| self.below(3) as f32 - 1.0).collect()
+    }
+}
+
+fn chunk(number: u64) -> ChunkId {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+    ChunkId(id)
+}
+
+fn exact(live: &Live, query: &[f32], k: usize) -> Vec<(ChunkId, f32)> {
+    // Plus zero, since a sum may be -0.0.
+    let score = |vector: &Embedding| {
+        let products = query.iter().zip(vector.0.iter());
+        products.fold(0.0_f32, |sum, (x, y)| sum + x * y.to_f32()) + 0.0
+    };
+    let mut hits: Vec<_> = live
+        .iter()
+        .map(|(id, vector)| (*id, score(vector)))
+        .collect();
+    hits.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    hits.truncate(k);
+    hits
+}
+
+/// All components are small integers, so scores are exact; segments this small are scanned whole.
+fn check(read: &dyn VectorIndexRead, live: &Live, random: &mut Random) {
+    assert_eq!(read.rows(), live.len());
+    for k in [1, 7, usize::MAX] {
+        let query = random.vector();
+        let got: Vec<_> = read
+            .search(&query, k)
+            .iter()
+            .map(|hit| (hit.chunk, hit.score))
+            .collect();
+        assert_eq!(got, exact(live, &query, k));
+    }
+    for number in 0..200 {
+        assert_eq!(
+            read.vector(&chunk(number)).as_ref(),
+            live.get(&chunk(number))
+        );
+    }
+}
+
+struct World<'a> {
+    directory: &'a Path,
+    random: Random,
+    shard: Shard,
+    seals: Receiver<Job>,
+    merges: Receiver<Job>,
+    committed: ShardState,
+    committed_live: Live,
+    live: Live,
+    merged: usize,
+}
+
+fn open(directory: &Path, state: ShardState) -> (Shard, Receiver<Job>, Receiver<Job>) {
+    let (builder, seals, merges) = Builder::manual();
+    let options = FaissOptions {
+        head_rows_max: HEAD_ROWS,
+        frozen_heads_max: 1000,
+        // Lists for segments of all sizes: they are so few that all of them are probed.
+        flat_rows_max: 30,
+    };
+    let shard = open_shard(directory, DIMENSION, state, options, Arc::new(builder));
+    (shard.unwrap(), seals, merges)
+}
+
+impl<'a> World<'a> {
+    fn new(directory: &'a Path, seed: u64) -> Self {
+        let (shard, seals, merges) = open(directory, ShardState::default());
+        Self {
+            directory,
+            random: Random(seed),
+            shard,
+            seals,
+            merges,
+            committed: ShardState::default(),
+            committed_live: Live::new(),
+            live: Live::new(),
+            merged: 0,
+        }
+    }
+
+    fn change(&mut self) {
+        let id = chunk(self.random.below(200));
+        if self.random.below(5) < 2 {
+            self.shard.remove(&id);
+            self.live.remove(&id);
+        } else {
+            let vector = quantize(&self.random.vector());
+            self.shard.insert(id, vector.clone());
+            self.live.insert(id, vector);
+        }
+    }
+
+    fn run_a_job(&mut self) {
+        let queue = if self.random.below(2) == 0 {
+            &self.seals
+        } else {
+            &self.merges
+        };
+        if let Ok(job) = queue.try_recv() {
+            job.run();
+        }
+    }
+
+    /// Closes an epoch, commits it and does what the engine does: removes the files it freed.
+    fn close(&mut self) -> (Arc<dyn VectorIndexRead>, Live) {
+        let closed = self.shard.close_epoch().unwrap();
+        assert_commit_is_exact(&self.committed, &closed.commit);
+        self.committed.apply(&closed.commit);
+        self.committed_live = self.live.clone();
+        for manifest in &closed.commit.segments_removed {
+            self.merged += 1;
+            for (name, _, _) in &manifest.files {
+                fs::remove_file(self.directory.join(name)).unwrap();
+            }
+        }
+        check(&*closed.read, &self.live, &mut self.random);
+        (closed.read, self.live.clone())
+    }
+
+    /// Loses everything that was not committed.
+    fn crash(&mut self) {
+        if self.random.below(2) == 0 {
+            self.run_a_job();
+        }
+        fs::write(self.directory.join("segment-half.rows.part"), "half a file").unwrap();
+        (self.shard, self.seals, self.merges) = open(self.directory, self.committed.clone());
+        self.live = self.committed_live.clone();
+        let manifests = self.committed.segments.iter();
+        let named: HashSet<String> = manifests
+            .flat_map(|manifest| &manifest.files)
+            .map(|file| file.0.clone())
+            .collect();
+        let found = fs::read_dir(self.directory).unwrap();
+        let found: HashSet<String> = found
+            .map(|file| file.unwrap().file_name().into_string().unwrap())
+            .collect();
+        assert_eq!(found, named, "files after opening");
+    }
+}
+
+/// A commit says nothing that is not a change, and nothing twice.
+fn assert_commit_is_exact(before: &ShardState, commit: &ShardCommit) {
+    let held: HashSet<ChunkId> = before.head.iter().map(|row| row.0).collect();
+    let mut seen = HashSet::new();
+    for removed in &commit.head_removed {
+        assert!(
+            held.contains(removed) && seen.insert(*removed),
+            "{removed} removed from the head"
+        );
+    }
+    for (added, _) in &commit.head_added {
+        assert!(seen.insert(*added), "{added} twice");
+    }
+    let mut dead: HashSet<_> = before.tombstones.iter().copied().collect();
+    let segments = before.segments.iter().chain(&commit.segments_added);
+    let segments: HashSet<_> = segments.map(|manifest| manifest.id).collect();
+    for tombstone in &commit.tombstones {
+        assert!(dead.insert(*tombstone), "{tombstone:?} died twice");
+        assert!(
+            segments.contains(&tombstone.0),
+            "{tombstone:?} is of no segment"
+        );
+    }
+    for removed in &commit.segments_removed {
+        assert!(
+            before.segments.contains(removed),
+            "{removed:?} was not committed"
+        );
+    }
+}
+
+fn run(seed: u64, steps: usize) -> usize {
+    let directory = tempfile::tempdir().unwrap();
+    let mut world = World::new(directory.path(), seed);
+    let mut old = Vec::new();
+    for _ in 0..steps {
+        match world.random.below(100) {
+            0..80 => world.change(),
+            80..91 => world.run_a_job(),
+            91..99 => old.push(world.close()),
+            _ => world.crash(),
+        }
+    }
+    for (read, live) in &old {
+        check(&**read, live, &mut world.random);
+    }
+    world.close();
+    world.crash();
+    world.close();
+    world.merged
+}
+
+#[test]
+fn any_order_of_events_gives_the_model() {
+    let merged: usize = (0..12).map(|seed| run(seed, 1200)).sum();
+    assert!(
+        merged > 50,
+        "only {merged} segments were removed: the test does not reach merges"
+    );
+}
+
+#[test]
+fn with_all_jobs_done_few_segments_remain() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut world = World::new(directory.path(), 5);
+    for number in 0..2000 {
+        let vector = quantize(&world.random.vector());
+        world.shard.insert(chunk(1000 + number), vector.clone());
+        world.live.insert(chunk(1000 + number), vector);
+    }
+    world.close();
+    loop {
+        let jobs: Vec<Job> = world
+            .seals
+            .try_iter()
+            .chain(world.merges.try_iter())
+            .collect();
+        if jobs.is_empty() {
+            break;
+        }
+        jobs.into_iter().for_each(Job::run);
+        world.close();
+    }
+    let (read, _) = world.close();
+    assert!(
+        read.segments() <= SEGMENTS_MAX,
+        "{} segments",
+        read.segments()
+    );
+    assert!(world.committed.head.len() <= HEAD_ROWS);
+}
+
+#[test]
+fn a_failed_build_ends_the_next_epoch() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut shard, seals, _merges) = open(directory.path(), ShardState::default());
+    for number in 0..=HEAD_ROWS as u64 {
+        shard.insert(chunk(number), quantize(&[1.0; DIMENSION]));
+    }
+    shard.close_epoch().unwrap();
+    fs::remove_dir_all(directory.path()).unwrap();
+    seals.try_recv().unwrap().run();
+    let error = shard.close_epoch().err().unwrap();
+    assert!(
+        error.fact.contains("segment-") && !error.hint.is_empty(),
+        "{error:?}"
+    );
+    assert!(shard.close_epoch().is_err(), "it stays failed");
+}
+
+#[test]
+fn a_vector_of_another_dimension_fails_the_epoch() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut shard, ..) = open(directory.path(), ShardState::default());
+    shard.insert(chunk(1), quantize(&[1.0; DIMENSION + 1]));
+    assert!(
+        shard
+            .close_epoch()
+            .err()
+            .unwrap()
+            .fact
+            .contains("9 dimensions")
+    );
+}

@@ -1,0 +1,416 @@
+//! The write half of a shard.
+//!
+//! A row is born in the open head. A full head is frozen and its live rows are built into a segment
+//! by a thread of the [`Builder`]; until the segment is *absorbed*, the frozen head answers for
+//! them. Segments are merged in the same way: the inputs answer until the output is absorbed.
+//!
+//! ```text
+//!  insert -> open head -> frozen head ==(build)==> segment ==(merge)==> segment
+//!                  \________________ committed as "head" ____/  committed as files + tombstones
+//! ```
+//!
+//! Absorbing happens on the writer's own thread, between changes, so there is one order of events:
+//! rows that died while the builder worked are dead bits of the origin that were set when the job
+//! was made, and become tombstones of the new segment. A chunk removed and inserted again while its
+//! old row is being built has its new row in a newer head; the old row's bit is clear, so it becomes
+//! a tombstone like any other.
+//!
+//! The commit is the difference between what the heads held at the last epoch and hold now
+//! ([`Shard::touched`]), plus segments and tombstones. A segment is absorbed and its rows leave the
+//! committed head in the same commit; inputs of a merge are removed in the commit that adds the
+//! output. A crash before that commit leaves files that no commit names, which opening sweeps.
+//!
+//! Invariant: each live chunk has exactly one live row, over all heads and segments.
+
+use crate::bitmap::Bitmap;
+use crate::builder::{Builder, Built, Job, Origin};
+use crate::factory::FaissOptions;
+use crate::files;
+use crate::head::Head;
+use crate::read::{Held, ShardRead};
+use crate::segment::{Plan, Segment};
+use crate::tiers::{self, Size};
+use rustc_hash::FxHashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use vectide_model::{
+    ChunkId, ClosedShard, Embedding, IndexError, SegmentId, SegmentManifest, ShardCommit,
+    VectorIndex,
+};
+
+/// A full head, being built into a segment.
+struct Frozen {
+    id: SegmentId,
+    head: Head,
+    /// The rows that the segment gets.
+    live_at_start: Arc<Bitmap>,
+}
+
+/// Segments being built into one.
+struct Merging {
+    id: SegmentId,
+    inputs: Vec<Held>,
+}
+
+/// A chunk whose place in the heads has changed since the last epoch.
+struct Touched {
+    /// Whether the last commit has it in the head.
+    was_in_head: bool,
+    /// Its vector, if a head has it now.
+    vector: Option<Embedding>,
+}
+
+/// The write half of a shard.
+pub(crate) struct Shard {
+    directory: PathBuf,
+    dimension: usize,
+    options: FaissOptions,
+    builder: Arc<Builder>,
+    open: Head,
+    frozen: Vec<Frozen>,
+    segments: Vec<Held>,
+    merging: Option<Merging>,
+    next_id: u64,
+    touched: FxHashMap<ChunkId, Touched>,
+    tombstones: Vec<(SegmentId, u32)>,
+    added: Vec<SegmentManifest>,
+    removed: Vec<SegmentManifest>,
+    failure: Option<IndexError>,
+    replies: Sender<Built>,
+    built: Receiver<Built>,
+    cancelled: Arc<AtomicBool>,
+}
+
+impl Shard {
+    /// A shard of these segments and no heads. `next_id` is greater than every id ever used.
+    pub(crate) fn new(
+        directory: PathBuf,
+        dimension: usize,
+        options: FaissOptions,
+        builder: Arc<Builder>,
+        segments: Vec<Held>,
+        next_id: u64,
+    ) -> Self {
+        let (replies, built) = channel();
+        Self {
+            open: Head::new(dimension, options.head_rows_max),
+            directory,
+            dimension,
+            options,
+            builder,
+            frozen: Vec::new(),
+            segments,
+            merging: None,
+            next_id,
+            touched: FxHashMap::default(),
+            tombstones: Vec::new(),
+            added: Vec::new(),
+            removed: Vec::new(),
+            failure: None,
+            replies,
+            built,
+            cancelled: Arc::default(),
+        }
+    }
+
+    /// Adds a row of the committed head.
+    pub(crate) fn restore(&mut self, chunk: ChunkId, vector: &Embedding) -> Result<(), IndexError> {
+        if self.has_live_row(&chunk) {
+            return Err(IndexError {
+                fact: format!("the committed state has two rows of chunk {chunk}"),
+                hint: "this is a defect or a damaged state: remove the state folder so that the \
+                       index is built anew from its sources"
+                    .into(),
+            });
+        }
+        self.push(chunk, vector);
+        self.failure.take().map_or(Ok(()), Err)
+    }
+
+    fn has_live_row(&self, chunk: &ChunkId) -> bool {
+        self.open.contains(chunk)
+            || self.frozen.iter().any(|frozen| frozen.head.contains(chunk))
+            || self
+                .segments
+                .iter()
+                .any(|held| held.live_row_of(chunk).is_some())
+    }
+
+    fn take_id(&mut self) -> SegmentId {
+        self.next_id += 1;
+        SegmentId(self.next_id - 1)
+    }
+
+    /// Marks the live row of a chunk dead, wherever it is; says whether there was one.
+    fn detach(&mut self, chunk: &ChunkId) -> bool {
+        let frozen = self.frozen.iter_mut().map(|frozen| &mut frozen.head);
+        if std::iter::once(&mut self.open)
+            .chain(frozen)
+            .any(|head| head.remove(chunk))
+        {
+            let was_in_head = true;
+            let touched = Touched {
+                was_in_head,
+                vector: None,
+            };
+            self.touched.entry(*chunk).or_insert(touched).vector = None;
+            return true;
+        }
+        for held in &mut self.segments {
+            if let Some(row) = held.live_row_of(chunk) {
+                Arc::make_mut(&mut held.live).clear(row);
+                self.tombstones.push((held.segment.id(), row as u32));
+                return true;
+            }
+        }
+        false
+    }
+
+    fn push(&mut self, chunk: ChunkId, vector: &Embedding) {
+        if vector.0.len() != self.dimension {
+            self.fail(IndexError {
+                fact: format!(
+                    "a vector of {} dimensions was given to an index of {}",
+                    vector.0.len(),
+                    self.dimension
+                ),
+                hint: "the embedding model has changed: start with a new state folder".into(),
+            });
+            return;
+        }
+        if self.open.is_full() {
+            self.make_room();
+        }
+        self.open.push(chunk, &vector.0);
+    }
+
+    /// Keeps the first failure for the end of the epoch.
+    fn fail(&mut self, error: IndexError) {
+        self.failure.get_or_insert(error);
+    }
+
+    /// Empties the open head: without its dead rows if they are the most, by freezing it otherwise.
+    fn make_room(&mut self) {
+        let live = self.open.view().live().clone();
+        if live.live() * 2 <= live.rows() {
+            self.open = self.open.compacted();
+            return;
+        }
+        self.wait_for_frozen_heads();
+        let id = self.take_id();
+        let job = self.job(id, vec![Origin::Head(self.open.view().clone())]);
+        let head = std::mem::replace(
+            &mut self.open,
+            Head::new(self.dimension, self.options.head_rows_max),
+        );
+        self.frozen.push(Frozen {
+            id,
+            head,
+            live_at_start: live,
+        });
+        if let Err(error) = self.builder.seal(job) {
+            self.fail(error);
+        }
+    }
+
+    /// The one place where the writer waits for the builder: when it has fallen so far behind that
+    /// more frozen heads would cost memory and slow every query.
+    fn wait_for_frozen_heads(&mut self) {
+        while self.frozen.len() >= self.options.frozen_heads_max && self.failure.is_none() {
+            match self.built.recv() {
+                Ok(built) => self.absorb(built),
+                // Not possible while `replies` lives; without it, waiting would never end.
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn job(&self, id: SegmentId, origins: Vec<Origin>) -> Job {
+        Job {
+            id,
+            directory: self.directory.clone(),
+            plan: Plan {
+                dimension: self.dimension,
+                flat_rows_max: self.options.flat_rows_max,
+            },
+            origins,
+            cancelled: self.cancelled.clone(),
+            reply: self.replies.clone(),
+        }
+    }
+
+    fn absorb(&mut self, built: Built) {
+        let segment = match built.result {
+            Ok(segment) => segment,
+            Err(error) => return self.fail(error),
+        };
+        if let Some(at) = self.frozen.iter().position(|frozen| frozen.id == built.id) {
+            let frozen = self.frozen.remove(at);
+            self.absorb_seal(&frozen, segment);
+        } else if let Some(merging) = self.merging.take_if(|merging| merging.id == built.id) {
+            self.absorb_merge(&merging, segment);
+        }
+    }
+
+    fn absorb_seal(&mut self, frozen: &Frozen, segment: Segment) {
+        let view = frozen.head.view();
+        for (chunk, _) in view.iter() {
+            let touched = Touched {
+                was_in_head: true,
+                vector: None,
+            };
+            self.touched.entry(chunk).or_insert(touched).vector = None;
+        }
+        let died = view.live().died_since(&frozen.live_at_start);
+        self.add_segment(segment, died.map(|slot| view.chunk_at(slot)));
+    }
+
+    fn absorb_merge(&mut self, merging: &Merging, segment: Segment) {
+        let mut died = Vec::new();
+        for input in &merging.inputs {
+            let is_input = |held: &Held| held.segment.id() == input.segment.id();
+            if let Some(at) = self.segments.iter().position(is_input) {
+                let held = self.segments.remove(at);
+                let rows = held.live.died_since(&input.live);
+                died.extend(rows.map(|row| held.segment.chunk(row)));
+                self.removed.push(held.segment.manifest().clone());
+                self.builder.retire(held.segment);
+            }
+        }
+        self.add_segment(segment, died.into_iter());
+    }
+
+    /// Takes a new segment in; the rows of `died` are dead already.
+    fn add_segment(&mut self, segment: Segment, died: impl Iterator<Item = ChunkId>) {
+        let mut live = Bitmap::all(segment.rows());
+        let mut dead_rows = Vec::new();
+        for row in died.filter_map(|chunk| segment.row_of(&chunk)) {
+            live.clear(row);
+            dead_rows.push((segment.id(), row as u32));
+        }
+        if live.live() == 0 {
+            files::discard(&self.directory, segment.manifest());
+            return;
+        }
+        self.tombstones.extend(dead_rows);
+        self.added.push(segment.manifest().clone());
+        self.segments.push(Held {
+            segment: Arc::new(segment),
+            live: Arc::new(live),
+        });
+    }
+
+    /// Removes committed segments without live rows, but for those a merge is reading.
+    fn drop_empty_segments(&mut self) {
+        let (added, merging) = (&self.added, &self.merging);
+        let is_used = |id: SegmentId| {
+            let inputs = merging.iter().flat_map(|merging| &merging.inputs);
+            added.iter().any(|manifest| manifest.id == id)
+                || inputs.into_iter().any(|input| input.segment.id() == id)
+        };
+        for held in self.segments.extract_if(.., |held| {
+            held.live.live() == 0 && !is_used(held.segment.id())
+        }) {
+            self.removed.push(held.segment.manifest().clone());
+            self.builder.retire(held.segment);
+        }
+    }
+
+    fn commit(&mut self) -> ShardCommit {
+        let mut commit = ShardCommit {
+            tombstones: std::mem::take(&mut self.tombstones),
+            segments_added: std::mem::take(&mut self.added),
+            segments_removed: std::mem::take(&mut self.removed),
+            ..ShardCommit::default()
+        };
+        let removed = &commit.segments_removed;
+        commit
+            .tombstones
+            .retain(|(segment, _)| removed.iter().all(|manifest| manifest.id != *segment));
+        for (chunk, touched) in self.touched.drain() {
+            match touched.vector {
+                Some(vector) => commit.head_added.push((chunk, vector)),
+                None if touched.was_in_head => commit.head_removed.push(chunk),
+                None => {}
+            }
+        }
+        commit
+    }
+
+    fn snapshot(&self) -> ShardRead {
+        let frozen = self.frozen.iter().map(|frozen| &frozen.head);
+        let heads = frozen.chain([&self.open]).map(|head| head.view().clone());
+        ShardRead {
+            dimension: self.dimension,
+            heads: heads.collect(),
+            segments: self.segments.clone(),
+        }
+    }
+
+    /// Starts the next merge, after the commit was made: so all its inputs are named by commits.
+    fn start_merge(&mut self) -> Result<(), IndexError> {
+        if self.merging.is_some() {
+            return Ok(());
+        }
+        let size = |held: &Held| Size {
+            rows: held.segment.rows(),
+            live: held.live.live(),
+        };
+        let alive: Vec<&Held> = self
+            .segments
+            .iter()
+            .filter(|held| held.live.live() > 0)
+            .collect();
+        let sizes: Vec<Size> = alive.iter().map(|held| size(held)).collect();
+        let Some(chosen) = tiers::plan(&sizes, self.options.head_rows_max) else {
+            return Ok(());
+        };
+        let inputs: Vec<Held> = chosen.into_iter().map(|at| alive[at].clone()).collect();
+        let origins = inputs
+            .iter()
+            .map(|held| Origin::Segment(held.segment.clone(), held.live.clone()))
+            .collect();
+        let id = self.take_id();
+        self.builder.merge(self.job(id, origins))?;
+        self.merging = Some(Merging { id, inputs });
+        Ok(())
+    }
+}
+
+impl VectorIndex for Shard {
+    fn remove(&mut self, chunk: &ChunkId) {
+        self.detach(chunk);
+    }
+
+    fn insert(&mut self, chunk: ChunkId, vector: Embedding) {
+        self.detach(&chunk);
+        self.push(chunk, &vector);
+        let touched = Touched {
+            was_in_head: false,
+            vector: None,
+        };
+        self.touched.entry(chunk).or_insert(touched).vector = Some(vector);
+    }
+
+    fn close_epoch(&mut self) -> Result<ClosedShard, IndexError> {
+        while let Ok(built) = self.built.try_recv() {
+            self.absorb(built);
+        }
+        if let Some(error) = self.failure.clone() {
+            return Err(error);
+        }
+        self.drop_empty_segments();
+        let commit = self.commit();
+        let read = Arc::new(self.snapshot());
+        self.start_merge()?;
+        Ok(ClosedShard { read, commit })
+    }
+}
+
+impl Drop for Shard {
+    fn drop(&mut self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+}

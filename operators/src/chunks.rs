@@ -1,0 +1,182 @@
+//! Documents to chunks, of which only those that changed go on.
+//!
+//! Each version of a document is cut into chunks; the old version's are taken away, the new one's
+//! added, and differential's consolidation cancels what is in both. What comes out has to be
+//! embedded or dropped, nothing else.
+//!
+//! Invariant: two chunks are the same record exactly when they have the same id, and then their text
+//! is the same, since the id is made from it.
+
+use crate::committed::CommittedState;
+use crate::effect::PlanIndex;
+use differential_dataflow::{AsCollection, VecCollection};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use vectide_model::{
+    ChunkId, ChunkSpan, ChunkedDocument, Chunker, ContentHash, DeadLetter, DeadLetterReason,
+    Document, Epoch, Position, chunk_document,
+};
+
+/// A stretch of a document's text, shared with it instead of copied.
+#[derive(Clone, Debug)]
+pub struct TextSlice {
+    text: Arc<str>,
+    start: u32,
+    end: u32,
+}
+
+impl TextSlice {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.text[self.start as usize..self.end as usize]
+    }
+}
+
+impl Serialize for TextSlice {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.as_str().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for TextSlice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Arc::<str>::deserialize(deserializer)?;
+        let end = u32::try_from(text.len()).map_err(serde::de::Error::custom)?;
+        Ok(Self {
+            text,
+            start: 0,
+            end,
+        })
+    }
+}
+
+/// A chunk on its way to the embedder and the index.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ChunkItem {
+    /// Identity; equality and order are those of the id alone.
+    pub id: ChunkId,
+    /// Hash of the text.
+    pub content: ContentHash,
+    /// The document it belongs to.
+    pub document: Arc<str>,
+    /// The change that brought it, should it become a dead letter.
+    pub position: Position,
+    /// The text.
+    pub text: TextSlice,
+}
+
+impl PartialEq for ChunkItem {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Eq for ChunkItem {}
+
+impl PartialOrd for ChunkItem {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ChunkItem {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.id.cmp(&other.id)
+    }
+}
+
+/// By content, so that equal texts meet on one worker and are embedded once.
+impl Hash for ChunkItem {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.content.hash(state);
+    }
+}
+
+/// A document's chunks, or why there are none.
+pub type ChunkResult = Result<ChunkedDocument, Box<DeadLetter>>;
+
+/// Cuts documents. A version whose row was committed is not cut again: its spans are in the state,
+/// and a chunker gives the same spans for the same text.
+pub fn chunk_documents<'scope>(
+    documents: VecCollection<'scope, Epoch, Document>,
+    index: PlanIndex,
+    chunker: Arc<dyn Chunker>,
+    state: Arc<dyn CommittedState>,
+) -> VecCollection<'scope, Epoch, ChunkResult> {
+    use timely::dataflow::channels::pact::Pipeline;
+    use timely::dataflow::operators::generic::operator::Operator;
+    documents
+        .inner
+        .unary(Pipeline, "chunk", move |_capability, _info| {
+            move |input, output| {
+                input.for_each(|capability, batch| {
+                    let committed = state.read();
+                    let mut session = output.session(&capability);
+                    for (document, epoch, difference) in batch.drain(..) {
+                        let known = if difference < 0 {
+                            committed.document(index, &document.id).ok().flatten()
+                        } else {
+                            None
+                        };
+                        let result = match known {
+                            Some(known) if known.position == document.position => {
+                                Ok(ChunkedDocument {
+                                    document,
+                                    chunks: known.chunks,
+                                })
+                            }
+                            _ => cut(&*chunker, document),
+                        };
+                        session.give((result, epoch, difference));
+                    }
+                });
+            }
+        })
+        .container::<Vec<_>>()
+        .as_collection()
+}
+
+fn cut(chunker: &dyn Chunker, document: Document) -> ChunkResult {
+    chunk_document(chunker, document).map_err(|(document, error)| {
+        Box::new(DeadLetter::new(
+            DeadLetterReason::Embed,
+            document.position.clone(),
+            Some(document.id.clone()),
+            format!("the text can't be cut into chunks: {error}"),
+            document.text.as_bytes(),
+        ))
+    })
+}
+
+/// The chunks that came or went: what is in both versions of a document has cancelled.
+pub fn changed_chunks<'scope>(
+    documents: VecCollection<'scope, Epoch, ChunkedDocument>,
+) -> VecCollection<'scope, Epoch, ChunkItem> {
+    documents.flat_map(items).consolidate()
+}
+
+fn items(chunked: ChunkedDocument) -> impl Iterator<Item = ChunkItem> {
+    let ChunkedDocument { document, chunks } = chunked;
+    (0..chunks.len()).map(move |at| {
+        let ChunkSpan {
+            id,
+            content,
+            start,
+            end,
+        } = chunks[at];
+        let text = TextSlice {
+            text: document.text.clone(),
+            start,
+            end,
+        };
+        let position = document.position.clone();
+        ChunkItem {
+            id,
+            content,
+            document: document.id.clone(),
+            position,
+            text,
+        }
+    })
+}

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# The benchmarks of every part and of the whole, one after the other, with the machine they ran on.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+grep -m1 "model name" /proc/cpuinfo || true
+echo "cores: $(nproc), memory: $(free -h | awk '/Mem/ {print $2}')"
+cargo bench --package vectide-operators --bench chunking
+cargo bench --package vectide-encoder --bench encoder
+cargo bench --package vectide-faiss --bench index
+cargo bench --package vectide-serve --bench http
+cargo run --release --package vectide-benches

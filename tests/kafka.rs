@@ -1,0 +1,96 @@
+//! The real binary against a real broker: what comes by Kafka ends in the same state as the same
+//! changes from a log, also when the process is ended and started again in between.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use vectide_connectors::testing::{KafkaBroker, KafkaRecord};
+use vectide_tests::{run_to_end, vectide};
+
+const TOPIC: &str = "pages";
+const PARTITIONS: i32 = 3;
+
+fn config(directory: &Path, source: &str) -> PathBuf {
+    std::fs::create_dir_all(directory).unwrap();
+    let path = directory.join("pipeline.yaml");
+    let yaml = format!(
+        r#"
+apiVersion: vectide/v1
+state: {{dir: ./state}}
+sources:
+  pages: {source}
+documents:
+  pages: {{from: pages, text: "{{{{ text }}}}"}}
+indexes:
+  pages:
+    from: pages
+    chunk: {{type: structured}}
+    embed: {{model: hashing}}
+server: {{listen: "127.0.0.1:0"}}
+"#
+    );
+    std::fs::write(&path, yaml).unwrap();
+    path
+}
+
+fn export(config: &Path) -> String {
+    let output = vectide(&["export"]).arg(config).arg("documents").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Changes in rounds: creates, updates, deletes and creates again.
+fn round(number: usize) -> Vec<(String, Option<String>)> {
+    let text = |key: usize| format!("Text of page {key} in round {number}. {}", "More. ".repeat(key));
+    (0..60)
+        .filter(|key| (key + number) % 3 != 0 || number == 0)
+        .map(|key| (format!("page-{key}"), ((key + number) % 4 != 0).then(|| text(key))))
+        .collect()
+}
+
+#[test]
+fn kafka_and_a_log_end_in_the_same_state() {
+    let Some(broker) = KafkaBroker::start_or_skip("kafka_and_a_log") else { return };
+    broker.create_topic(TOPIC, PARTITIONS, &[]);
+    let directory = tempfile::tempdir().unwrap();
+    let kafka = config(
+        &directory.path().join("kafka"),
+        &format!(
+            "{{type: kafka, brokers: \"{}\", topics: [{TOPIC}], format: {{type: upsert}}}}",
+            broker.address()
+        ),
+    );
+    let log = directory.path().join("log.jsonl");
+    let jsonl = config(
+        &directory.path().join("log"),
+        &format!(
+            "{{type: jsonl, path: {}, format: {{type: change, key: id, op: op}}}}",
+            log.display()
+        ),
+    );
+    let mut written = String::new();
+    for number in 0..4 {
+        for (key, text) in round(number) {
+            let value = text.as_ref().map(|text| serde_json::json!({"text": text}).to_string());
+            let partition = key.bytes().map(i32::from).sum::<i32>() % PARTITIONS;
+            broker.produce(&[KafkaRecord {
+                topic: TOPIC,
+                partition,
+                key: Some(key.as_bytes()),
+                value: value.as_deref().map(str::as_bytes),
+            }]);
+            let op = if text.is_some() { "u" } else { "d" };
+            let line = serde_json::json!({"id": key, "op": op, "text": text});
+            writeln!(written, "{line}").unwrap();
+        }
+        // Every round ends the process; the next one goes on where it stood.
+        let report = run_to_end(&kafka);
+        assert!(report["epochs"].as_u64().unwrap() > 0, "round {number}: {report}");
+    }
+    std::fs::write(&log, written).unwrap();
+    let from_log = run_to_end(&jsonl);
+    let again = run_to_end(&kafka);
+    assert_eq!(again["epochs"], 0, "everything was read: {again}");
+    assert_eq!(again["documents"], from_log["documents"]);
+    assert_eq!(again["chunks"], from_log["chunks"]);
+    assert_eq!(export(&kafka), export(&jsonl));
+}

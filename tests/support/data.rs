@@ -1,0 +1,28 @@
+//! The data sets, which users of the project do not have: a test that needs one says what it skips.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+/// The folder of a data set: under `VECTIDE_TEST_DATA`, or beside the project. Prints what is
+/// skipped and gives `None` when it is absent.
+pub fn data_directory(set: &str, test: &str) -> Option<PathBuf> {
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
+    let root = std::env::var_os("VECTIDE_TEST_DATA").map_or(beside, PathBuf::from);
+    let directory = root.join(set);
+    if directory.is_dir() {
+        return Some(directory);
+    }
+    eprintln!("skipped: {test}: the data set `{set}` is not there (VECTIDE_TEST_DATA names its root)");
+    None
+}
+
+/// The lines of a plain or `.zst` file.
+pub fn read_lines(path: &Path) -> impl Iterator<Item = String> + use<> {
+    let file = std::fs::File::open(path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+    let reader: Box<dyn Read> = if path.extension().is_some_and(|it| it == "zst") {
+        Box::new(zstd::Decoder::new(file).unwrap_or_else(|error| panic!("{path:?}: {error}")))
+    } else {
+        Box::new(file)
+    };
+    BufReader::new(reader).lines().map(|line| line.unwrap_or_else(|error| panic!("{error}")))
+}

@@ -1,0 +1,12 @@
+//! What end-to-end tests share: the real binary, its folders, its endpoint, and the data sets.
+//!
+//! Invariant: a process that a test started ends with the test, and everything it wrote is in a
+//! temporary folder.
+
+pub mod data;
+pub mod process;
+pub mod scripted;
+
+pub use data::{data_directory, read_lines};
+pub use process::{Running, free_port, run_to_end, vectide, vectide_binary};
+pub use scripted::{Script, ScriptedPipeline};

@@ -1,0 +1,152 @@
+//! A source whose batches and pauses a test chooses, in a real pipeline within the test's process.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use vectide_engine::{Pipeline, Plan, PlannedDocuments, PlannedIndex, PlannedSource, RunReport};
+use vectide_model::{
+    Change, EmbedConfig, Embedder, OpenContext, Position, ReadMode, Source, SourceBatch,
+    SourceError, SourceSink, SourceStart,
+};
+use vectide_operators::DocumentView;
+
+/// Batches of changes (key, text or delete), each with a pause after it. Every batch is one
+/// transaction.
+#[derive(Clone, Debug, Default)]
+pub struct Script {
+    /// The batches.
+    pub batches: Vec<(Vec<(String, Option<String>)>, Duration)>,
+}
+
+impl Source for Script {
+    fn run(
+        self: Box<Self>,
+        start: SourceStart,
+        sink: &mut dyn SourceSink,
+    ) -> Result<(), SourceError> {
+        let partition: Arc<str> = "script".into();
+        let resume = start.positions.get(&partition).copied().unwrap_or_default();
+        let mut offset = 0;
+        for (changes, pause) in self.batches {
+            let first = offset;
+            offset += changes.len() as u64;
+            if first < resume {
+                continue;
+            }
+            let changes = changes.into_iter().zip(first..).map(|((key, text), offset)| Change {
+                key: key.into(),
+                row: text.map(|text| serde_json::json!({ "text": text }).to_string().into()),
+                position: Position {
+                    source: start.name.clone(),
+                    partition: partition.clone(),
+                    offset,
+                },
+                changed_at: SystemTime::now(),
+            });
+            let batch = SourceBatch {
+                changes: changes.collect(),
+                positions: BTreeMap::from([(partition.clone(), offset)]),
+                ..SourceBatch::default()
+            };
+            if sink.send(batch).is_err() || start.stop.wait(pause) {
+                return Ok(());
+            }
+        }
+        sink.caught_up();
+        Ok(())
+    }
+}
+
+/// A pipeline over a script: documents are the texts, chunked, embedded by feature hashing.
+pub struct ScriptedPipeline {
+    embedder: Arc<dyn Embedder>,
+    /// Timely workers.
+    pub workers: usize,
+    /// Shards of the index.
+    pub shards: u32,
+    /// Configuration of the chunker, as JSON, and its type.
+    pub chunker: (&'static str, serde_json::Value),
+}
+
+impl Default for ScriptedPipeline {
+    fn default() -> Self {
+        Self::with_model("hashing", 1, 1)
+    }
+}
+
+impl ScriptedPipeline {
+    /// A pipeline with a model.
+    pub fn with_model(model: &str, workers: usize, shards: u32) -> Self {
+        let registry = vectide_app::registry::registry();
+        let config = EmbedConfig {
+            model: model.into(),
+            device: vectide_model::Device::Cpu,
+            path: None,
+            dimensions: None,
+        };
+        let context = OpenContext { config_dir: ".".into() };
+        let open = registry.embedders.iter().find(|it| it.name == model).map(|it| it.open);
+        let open = open.unwrap_or_else(|| panic!("no model {model}"));
+        let embedder = open(&config, &context).unwrap_or_else(|error| panic!("{error}"));
+        let chunker = ("structured", serde_json::json!({}));
+        Self { embedder, workers, shards, chunker }
+    }
+
+    /// The plan over several named scripts with a state in `directory`; each script has an index
+    /// of its own name.
+    pub fn plan(&self, directory: &Path, scripts: Vec<(&str, Box<dyn Source>)>) -> Plan {
+        let registry = vectide_app::registry::registry();
+        let kind = registry.chunkers.iter().find(|it| it.name == self.chunker.0);
+        let kind = kind.unwrap_or_else(|| panic!("no chunker {}", self.chunker.0));
+        let view = DocumentView::compile("{{ text }}", &BTreeMap::new());
+        let view = Arc::new(view.unwrap_or_else(|errors| panic!("{errors:?}")));
+        let mut plan = Plan {
+            state_directory: directory.to_owned(),
+            workers: self.workers,
+            sources: Vec::new(),
+            documents: Vec::new(),
+            indexes: Vec::new(),
+            index_factory: registry.index.clone(),
+        };
+        for (number, (name, source)) in scripts.into_iter().enumerate() {
+            let name: Arc<str> = name.into();
+            let chunker = (kind.parse)(self.chunker.1.clone())
+                .and_then(|it| it.open(self.embedder.token_counter()).map_err(|e| e.to_string()));
+            plan.sources.push(PlannedSource {
+                name: name.clone(),
+                description: "script".into(),
+                source,
+            });
+            plan.documents.push(PlannedDocuments {
+                name: name.clone(),
+                source: number as u16,
+                description: "text".into(),
+                view: view.clone(),
+            });
+            plan.indexes.push(PlannedIndex {
+                name,
+                documents: number as u16,
+                chunker: chunker.unwrap_or_else(|error| panic!("{error}")),
+                embedder: self.embedder.clone(),
+                shards: self.shards,
+            });
+        }
+        plan
+    }
+
+    /// Starts one script as the source and index `pages`.
+    pub fn start(&self, directory: &Path, script: Script, mode: ReadMode) -> Pipeline {
+        let plan = self.plan(directory, vec![("pages", Box::new(script))]);
+        Pipeline::start(plan, mode).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Runs one script to its end.
+    pub fn run(&self, directory: &Path, script: Script) -> RunReport {
+        let pipeline = self.start(directory, script, ReadMode::UntilCaughtUp);
+        while !pipeline.is_finished() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        pipeline.join().unwrap_or_else(|error| panic!("{error}"))
+    }
+}
