@@ -21,8 +21,6 @@ lint:
 test:
 	@scripts/setup.sh test
 	$(MAKE) lint
-	scripts/deny.sh
-	cargo build --release --package vectide-app
 	cargo test --release --workspace
 
 schema:

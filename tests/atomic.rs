@@ -16,7 +16,10 @@ const QUERIES_MIN: usize = 10_000;
 fn version(document: usize, version: usize) -> String {
     let paragraph = |number: usize| {
         let body = "and the text goes on for a while so that chunks are cut here and there. ";
-        format!("marker doc{document} v{version}e paragraph {number} {}\n\n", body.repeat(6))
+        format!(
+            "marker doc{document} v{version}e paragraph {number} {}\n\n",
+            body.repeat(6)
+        )
     };
     (0..PARAGRAPHS).map(paragraph).collect()
 }
@@ -26,7 +29,9 @@ fn script() -> Script {
         let all = (0..DOCUMENTS).map(|it| (format!("doc{it}"), Some(version(it, number))));
         (all.collect(), Duration::from_millis(15))
     };
-    Script { batches: (0..VERSIONS).map(batch).collect() }
+    Script {
+        batches: (0..VERSIONS).map(batch).collect(),
+    }
 }
 
 /// Which versions of each document an answer shows, with the number of its chunks.
@@ -35,7 +40,10 @@ fn seen(service: &dyn QueryService) -> BTreeMap<String, (BTreeMap<String, usize>
         index: "pages".into(),
         input: QueryInput::Text("marker paragraph".into()),
         k: 10_000,
-        include: Include { text: true, ..Include::default() },
+        include: Include {
+            text: true,
+            ..Include::default()
+        },
     };
     let answer = service.query(&query).unwrap();
     let mut documents: BTreeMap<String, (BTreeMap<String, usize>, usize)> = BTreeMap::new();
@@ -43,7 +51,10 @@ fn seen(service: &dyn QueryService) -> BTreeMap<String, (BTreeMap<String, usize>
         let text = hit.text.as_deref().unwrap();
         let entry = documents.entry(hit.document.to_string()).or_default();
         entry.1 += text.matches("marker").count();
-        for word in text.split(' ').filter(|word| word.starts_with('v') && word.ends_with('e')) {
+        for word in text
+            .split(' ')
+            .filter(|word| word.starts_with('v') && word.ends_with('e'))
+        {
             *entry.0.entry(word.to_owned()).or_default() += 1;
         }
     }
@@ -71,7 +82,10 @@ fn queries_never_see_two_versions_of_a_document() {
                         }
                         // All documents change in one transaction, so all show one version.
                         let all: Vec<_> = documents.values().flat_map(|it| it.0.keys()).collect();
-                        assert!(all.windows(2).all(|pair| pair[0] == pair[1]), "{documents:?}");
+                        assert!(
+                            all.windows(2).all(|pair| pair[0] == pair[1]),
+                            "{documents:?}"
+                        );
                         assert!(documents.is_empty() || documents.len() == DOCUMENTS);
                         versions += usize::from(documents != last);
                         last = documents;
@@ -89,8 +103,14 @@ fn queries_never_see_two_versions_of_a_document() {
         results.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
     });
     let report = running.join().unwrap();
-    println!("{asked} queries, {versions} versions seen, {} epochs", report.epochs);
+    println!(
+        "{asked} queries, {versions} versions seen, {} epochs",
+        report.epochs
+    );
     assert!(asked >= QUERIES_MIN);
-    assert!(versions > 20, "the queries ran beside the updates: {versions}");
+    assert!(
+        versions > 20,
+        "the queries ran beside the updates: {versions}"
+    );
     assert_eq!(report.documents, DOCUMENTS as u64);
 }

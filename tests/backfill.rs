@@ -10,7 +10,9 @@ const BACKFILL_DOCUMENTS: usize = 2_000;
 const VISIBLE_WITHIN: Duration = Duration::from_secs(2);
 
 fn paragraph(number: usize) -> String {
-    let words = ["engine", "vector", "stream", "index", "position", "epoch", "shard", "chunk"];
+    let words = [
+        "engine", "vector", "stream", "index", "position", "epoch", "shard", "chunk",
+    ];
     let word = |at: usize| words[(number / 3usize.pow(at as u32 % 8) + at * 7) % words.len()];
     let text: Vec<&str> = (0..60).map(word).collect();
     format!("Document {number}. {}.", text.join(" "))
@@ -24,16 +26,33 @@ fn shown(service: &dyn QueryService, document: &str) -> bool {
 fn a_change_elsewhere_is_visible_within_two_seconds() {
     let directory = tempfile::tempdir().unwrap();
     let pipeline = ScriptedPipeline::with_model("all-MiniLM-L6-v2", 1, 1);
-    let backfill = (0..BACKFILL_DOCUMENTS)
-        .map(|number| (vec![(format!("old-{number}"), Some(paragraph(number)))], Duration::ZERO));
+    let backfill = (0..BACKFILL_DOCUMENTS).map(|number| {
+        (
+            vec![(format!("old-{number}"), Some(paragraph(number)))],
+            Duration::ZERO,
+        )
+    });
     let live = (0..8).map(|number| {
-        (vec![(format!("new-{number}"), Some(paragraph(number)))], Duration::from_millis(900))
+        (
+            vec![(format!("new-{number}"), Some(paragraph(number)))],
+            Duration::from_millis(900),
+        )
     });
     // The live source begins once the backfill is well on its way.
     let live = std::iter::once((Vec::new(), Duration::from_secs(2))).chain(live);
     let scripts: Vec<(&str, Box<dyn vectide_model::Source>)> = vec![
-        ("backfill", Box::new(Script { batches: backfill.collect() })),
-        ("live", Box::new(Script { batches: live.collect() })),
+        (
+            "backfill",
+            Box::new(Script {
+                batches: backfill.collect(),
+            }),
+        ),
+        (
+            "live",
+            Box::new(Script {
+                batches: live.collect(),
+            }),
+        ),
     ];
     let plan = pipeline.plan(directory.path(), scripts);
     let running = Pipeline::start(plan, ReadMode::Follow).unwrap();
@@ -56,14 +75,20 @@ fn a_change_elsewhere_is_visible_within_two_seconds() {
         service.query(&query).unwrap();
         slowest_query = slowest_query.max(asked.elapsed());
         std::thread::sleep(Duration::from_millis(5));
-        assert!(start.elapsed() < Duration::from_secs(120), "seen so far: {seen:?}");
+        assert!(
+            start.elapsed() < Duration::from_secs(120),
+            "seen so far: {seen:?}"
+        );
     }
     let backfilled = service.index("backfill").unwrap().documents;
     println!(
         "visible after {seen:?}; slowest query {slowest_query:?}; {backfilled} documents of the \
          backfill were there"
     );
-    assert!(backfilled < BACKFILL_DOCUMENTS as u64, "the backfill was over too early to tell");
+    assert!(
+        backfilled < BACKFILL_DOCUMENTS as u64,
+        "the backfill was over too early to tell"
+    );
     assert!(seen.iter().all(|wait| *wait < VISIBLE_WITHIN), "{seen:?}");
     running.stop_signal().stop();
     running.join().unwrap();

@@ -42,7 +42,13 @@ fn every_kind_of_bad_record_is_told_and_the_rest_goes_on() {
     line(br#"{"id":"x","op":7,"text":"an op of a wrong type"}"#);
     line(b"{\"id\":\"utf8\",\"op\":\"c\",\"text\":\"\xff\xfe\"}");
     line(br#"{"id":"x","op":"explode","text":"unknown op"}"#);
-    line(format!(r#"{{"id":"big","op":"c","text":"{}"}}"#, "x".repeat(10 << 20)).as_bytes());
+    line(
+        format!(
+            r#"{{"id":"big","op":"c","text":"{}"}}"#,
+            "x".repeat(10 << 20)
+        )
+        .as_bytes(),
+    );
     line(br#"{"id":"no-text","op":"c"}"#);
     line(br#"{"id":"empty","op":"c","text":""}"#);
     line(br#"{"id":"null","op":"c","text":null}"#);
@@ -55,16 +61,25 @@ fn every_kind_of_bad_record_is_told_and_the_rest_goes_on() {
 
     let config = config(directory.path(), &log);
     let report = run_to_end(&config);
-    let output = vectide(&["export"]).arg(&config).arg("dead-letters").output().unwrap();
+    let output = vectide(&["export"])
+        .arg(&config)
+        .arg("dead-letters")
+        .output()
+        .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    let letters: Vec<serde_json::Value> =
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let mut reasons: Vec<&str> =
-        letters.iter().map(|letter| letter["reason"].as_str().unwrap()).collect();
+    let letters: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let mut reasons: Vec<&str> = letters
+        .iter()
+        .map(|letter| letter["reason"].as_str().unwrap())
+        .collect();
     reasons.sort_unstable();
     assert_eq!(
         reasons,
         [
+            "missing_key",
             "missing_key",
             "render",
             "too_large",
@@ -72,14 +87,25 @@ fn every_kind_of_bad_record_is_told_and_the_rest_goes_on() {
             "undecodable",
             "unknown_operation",
             "wrong_type",
-            "wrong_type",
         ]
     );
-    assert!(letters.iter().all(|letter| letter["position"]["source"] == "log"));
-    assert!(letters.iter().all(|letter| !letter["detail"].as_str().unwrap().is_empty()));
+    assert!(
+        letters
+            .iter()
+            .all(|letter| letter["position"]["source"] == "log")
+    );
+    assert!(
+        letters
+            .iter()
+            .all(|letter| !letter["detail"].as_str().unwrap().is_empty())
+    );
     assert_eq!(report["dead_letters"], reasons.len());
 
-    let output = vectide(&["export"]).arg(&config).arg("documents").output().unwrap();
+    let output = vectide(&["export"])
+        .arg(&config)
+        .arg("documents")
+        .output()
+        .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let ids: Vec<String> = text
         .lines()

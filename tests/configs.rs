@@ -5,7 +5,9 @@ use vectide_connectors::testing::{KafkaBroker, KafkaRecord};
 use vectide_tests::{run_to_end, vectide};
 
 fn shipped(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../configs")
+        .join(name);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
@@ -13,7 +15,10 @@ fn shipped(name: &str) -> String {
 /// run fast and side by side.
 fn prepare(name: &str, directory: &Path, replace: &[(&str, &str)]) -> std::path::PathBuf {
     let mut text = shipped(name);
-    let common = [("model: all-MiniLM-L6-v2", "model: hashing"), ("127.0.0.1:7700", "127.0.0.1:0")];
+    let common = [
+        ("model: all-MiniLM-L6-v2", "model: hashing"),
+        ("127.0.0.1:7700", "127.0.0.1:0"),
+    ];
     for (from, to) in common.iter().chain(replace) {
         assert!(text.contains(from), "{name} has no `{from}`");
         text = text.replace(from, to);
@@ -45,7 +50,10 @@ fn files_runs() {
     std::fs::create_dir(directory.path().join("docs")).unwrap();
     std::fs::write(directory.path().join("docs/a.md"), "# A\n\nText.\n").unwrap();
     let report = run_to_end(&prepare("files.yaml", directory.path(), &[]));
-    assert_eq!((&report["documents"], &report["chunks"]), (&1.into(), &1.into()));
+    assert_eq!(
+        (&report["documents"], &report["chunks"]),
+        (&1.into(), &1.into())
+    );
 }
 
 #[test]
@@ -61,7 +69,9 @@ fn jsonl_runs() {
 
 #[test]
 fn kafka_configurations_run() {
-    let Some(broker) = KafkaBroker::start_or_skip("kafka_configurations_run") else { return };
+    let Some(broker) = KafkaBroker::start_or_skip("kafka_configurations_run") else {
+        return;
+    };
     let address = broker.address();
     broker.create_topic("articles", 1, &[]);
     broker.create_topic("shop.public.articles", 1, &[]);

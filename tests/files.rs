@@ -29,7 +29,10 @@ server: {{listen: "127.0.0.1:{port}"}}
 
 fn section(number: usize) -> String {
     let body = "It says something of its own, at some length, about what it is and does. ";
-    format!("## Section {number}\n\nThis is section {number}. {}\n\n", body.repeat(9))
+    format!(
+        "## Section {number}\n\nThis is section {number}. {}\n\n",
+        body.repeat(9)
+    )
 }
 
 fn best(running: &Running, text: &str) -> Option<(String, String)> {
@@ -40,8 +43,11 @@ fn best(running: &Running, text: &str) -> Option<(String, String)> {
 
 fn embedded(running: &Running) -> f64 {
     let (_, metrics) = running.get("/metrics");
-    let line = metrics.lines().find(|line| line.starts_with("vectide_embedded_chunks_total{"));
-    line.and_then(|line| line.split(' ').nth(1)?.parse().ok()).unwrap_or_default()
+    let line = metrics
+        .lines()
+        .find(|line| line.starts_with("vectide_embedded_chunks_total{"));
+    line.and_then(|line| line.split(' ').nth(1)?.parse().ok())
+        .unwrap_or_default()
 }
 
 const SOON: Duration = Duration::from_secs(20);
@@ -53,25 +59,39 @@ fn edits_renames_and_deletes_show_in_answers() {
     std::fs::create_dir(&docs).unwrap();
     let long: String = (0..40).map(section).collect();
     std::fs::write(docs.join("long.md"), &long).unwrap();
-    std::fs::write(docs.join("page.html"), "<title>Zebra</title><p>Stripes of zebras.</p>").unwrap();
+    std::fs::write(
+        docs.join("page.html"),
+        "<title>Zebra</title><p>Stripes of zebras.</p>",
+    )
+    .unwrap();
     let port = free_port();
     let config = config(directory.path(), port);
     let mut running = Running::start(&config, port);
-    running.wait_until("indexed", SOON, |it| best(it, "zebra stripes").is_some_and(|b| b.0 == "page.html"));
+    running.wait_until("indexed", SOON, |it| {
+        best(it, "zebra stripes").is_some_and(|b| b.0 == "page.html")
+    });
     let before = embedded(&running);
     assert!(before > 15.0, "{before}");
 
-    let edited = long.replace("This is section 20.", "A xylophone plays in section twenty.");
+    let edited = long.replace(
+        "This is section 20.",
+        "A xylophone plays in section twenty.",
+    );
     std::fs::write(docs.join("long.md"), edited).unwrap();
     running.wait_until("edited", SOON, |it| {
         best(it, "xylophone plays").is_some_and(|(_, text)| text.contains("xylophone"))
     });
     let again = embedded(&running) - before;
     println!("an edit of one sentence embedded {again} of {before} chunks");
-    assert!((1.0..=4.0).contains(&again), "{again} chunks were embedded again");
+    assert!(
+        (1.0..=4.0).contains(&again),
+        "{again} chunks were embedded again"
+    );
 
     std::fs::rename(docs.join("page.html"), docs.join("animal.html")).unwrap();
-    running.wait_until("renamed", SOON, |it| best(it, "zebra stripes").is_some_and(|b| b.0 == "animal.html"));
+    running.wait_until("renamed", SOON, |it| {
+        best(it, "zebra stripes").is_some_and(|b| b.0 == "animal.html")
+    });
     assert_eq!(running.get("/v1/indexes/docs/documents/page.html").0, 404);
     std::fs::remove_file(docs.join("animal.html")).unwrap();
     running.wait_until("deleted", SOON, |it| {

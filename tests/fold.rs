@@ -6,9 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 use vectide_engine::{ExportKind, export};
-use vectide_tests::{Script, ScriptedPipeline};
-
-type Changes = Vec<(String, Option<String>)>;
+use vectide_tests::{Changes, Script, ScriptedPipeline};
 
 /// Sentences that are kept, moved, dropped and repeated, so that chunks of versions overlap.
 fn text() -> impl Strategy<Value = String> {

@@ -33,23 +33,43 @@ server: {{listen: "127.0.0.1:0"}}
 }
 
 fn export(config: &Path) -> String {
-    let output = vectide(&["export"]).arg(config).arg("documents").output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = vectide(&["export"])
+        .arg(config)
+        .arg("documents")
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).unwrap()
 }
 
 /// Changes in rounds: creates, updates, deletes and creates again.
 fn round(number: usize) -> Vec<(String, Option<String>)> {
-    let text = |key: usize| format!("Text of page {key} in round {number}. {}", "More. ".repeat(key));
+    let text = |key: usize| {
+        format!(
+            "Text of page {key} in round {number}. {}",
+            "More. ".repeat(key)
+        )
+    };
     (0..60)
         .filter(|key| (key + number) % 3 != 0 || number == 0)
-        .map(|key| (format!("page-{key}"), ((key + number) % 4 != 0).then(|| text(key))))
+        .map(|key| {
+            (
+                format!("page-{key}"),
+                ((key + number) % 4 != 0).then(|| text(key)),
+            )
+        })
         .collect()
 }
 
 #[test]
 fn kafka_and_a_log_end_in_the_same_state() {
-    let Some(broker) = KafkaBroker::start_or_skip("kafka_and_a_log") else { return };
+    let Some(broker) = KafkaBroker::start_or_skip("kafka_and_a_log") else {
+        return;
+    };
     broker.create_topic(TOPIC, PARTITIONS, &[]);
     let directory = tempfile::tempdir().unwrap();
     let kafka = config(
@@ -70,7 +90,9 @@ fn kafka_and_a_log_end_in_the_same_state() {
     let mut written = String::new();
     for number in 0..4 {
         for (key, text) in round(number) {
-            let value = text.as_ref().map(|text| serde_json::json!({"text": text}).to_string());
+            let value = text
+                .as_ref()
+                .map(|text| serde_json::json!({"text": text}).to_string());
             let partition = key.bytes().map(i32::from).sum::<i32>() % PARTITIONS;
             broker.produce(&[KafkaRecord {
                 topic: TOPIC,
@@ -84,7 +106,10 @@ fn kafka_and_a_log_end_in_the_same_state() {
         }
         // Every round ends the process; the next one goes on where it stood.
         let report = run_to_end(&kafka);
-        assert!(report["epochs"].as_u64().unwrap() > 0, "round {number}: {report}");
+        assert!(
+            report["epochs"].as_u64().unwrap() > 0,
+            "round {number}: {report}"
+        );
     }
     std::fs::write(&log, written).unwrap();
     let from_log = run_to_end(&jsonl);

@@ -11,7 +11,9 @@ const DISTRACTORS: usize = 200;
 
 #[test]
 fn a_slice_of_scifact_is_answered_well() {
-    let Some(data) = data_directory("scifact", "a_slice_of_scifact") else { return };
+    let Some(data) = data_directory("scifact", "a_slice_of_scifact") else {
+        return;
+    };
     let directory = tempfile::tempdir().unwrap();
     let mut judgements = read_judgements(&data.join("qrels.tsv")).unwrap();
     judgements = judgements.into_iter().take(QUERIES).collect();
@@ -49,7 +51,9 @@ server: {{listen: "127.0.0.1:{port}"}}
     let mut running = Running::start(&config, port);
     let all = corpus.len() as u64;
     running.wait_until("indexed", Duration::from_secs(300), |it| {
-        it.client().index("abstracts").is_ok_and(|index| index.documents == all)
+        it.client()
+            .index("abstracts")
+            .is_ok_and(|index| index.documents == all)
     });
     let result = evaluate(&running.client(), "abstracts", &queries, &judgements).unwrap();
     println!("{}", serde_json::to_string(&result).unwrap());

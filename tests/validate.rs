@@ -49,9 +49,9 @@ fn all_faults_are_reported_at_once() {
             (21, "port"),
         ] {
             let place = format!("bad.yaml:{line}:");
-            let told = report.split("bad.yaml:").any(|problem| {
-                problem.starts_with(&format!("{line}:")) && problem.contains(what)
-            });
+            let told = report
+                .split("bad.yaml:")
+                .any(|problem| problem.starts_with(&format!("{line}:")) && problem.contains(what));
             assert!(told, "{place} {what} is missing");
         }
     }
@@ -62,7 +62,13 @@ fn all_faults_are_reported_at_once() {
 fn the_shipped_schema_is_the_one_of_the_types() {
     let output = vectide(&["schema"]).output().unwrap();
     let printed = String::from_utf8(output.stdout).unwrap();
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/vectide.schema.json");
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../configs/vectide.schema.json"
+    );
     let shipped = std::fs::read_to_string(path).unwrap_or_default();
-    assert!(printed == shipped, "run `make schema`: configs/vectide.schema.json is out of date");
+    assert!(
+        printed == shipped,
+        "run `make schema`: configs/vectide.schema.json is out of date"
+    );
 }

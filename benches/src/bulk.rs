@@ -15,23 +15,35 @@ pub(crate) fn run() {
         write_log(&log, 20);
         let port = free_port();
         let chunk = "{type: whole}";
-        let setup = Setup { sources: &["docs"], model, chunk, follow: true, port };
+        let setup = Setup {
+            sources: &["docs"],
+            model,
+            chunk,
+            follow: true,
+            port,
+        };
         let config = write_config(directory.path(), &setup);
         let mut running = Running::start(&config, port);
         wait_for_documents(&mut running, "docs", 20);
         let client = running.client();
-        let bulk: String =
-            (20..documents).map(|id| line(id, &text(id as u64 + 1, 120))).collect();
-        let mut file =
-            OpenOptions::new().append(true).open(&log).unwrap_or_else(|error| panic!("{error}"));
-        file.write_all(bulk.as_bytes()).unwrap_or_else(|error| panic!("{error}"));
+        let bulk: String = (20..documents)
+            .map(|id| line(id, &text(id as u64 + 1, 120)))
+            .collect();
+        let mut file = OpenOptions::new()
+            .append(true)
+            .open(&log)
+            .unwrap_or_else(|error| panic!("{error}"));
+        file.write_all(bulk.as_bytes())
+            .unwrap_or_else(|error| panic!("{error}"));
         let start = Instant::now();
         let mut latencies = Vec::new();
         let mut loaded = 0;
         while loaded < documents as u64 {
             let asked = Instant::now();
             let question = text(latencies.len() as u64 + 3, 8);
-            client.query("docs", &question, 10).unwrap_or_else(|error| panic!("{error}"));
+            client
+                .query("docs", &question, 10)
+                .unwrap_or_else(|error| panic!("{error}"));
             latencies.push(asked.elapsed().as_secs_f64() * 1e3);
             loaded = client.index("docs").map_or(loaded, |index| index.documents);
             std::thread::sleep(Duration::from_millis(2));

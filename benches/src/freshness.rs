@@ -17,7 +17,13 @@ pub(crate) fn run() {
     }
     let port = free_port();
     let chunk = "{type: whole}";
-    let setup = Setup { sources: &["docs", "load"], model: "hashing", chunk, follow: true, port };
+    let setup = Setup {
+        sources: &["docs", "load"],
+        model: "hashing",
+        chunk,
+        follow: true,
+        port,
+    };
     let config = write_config(directory.path(), &setup);
     let mut running = Running::start(&config, port);
     wait_for_documents(&mut running, "docs", DOCUMENTS);
@@ -34,7 +40,8 @@ pub(crate) fn run() {
                     return;
                 }
                 let changed = line(number % DOCUMENTS, &text(number as u64 + 77, 120));
-                file.write_all(changed.as_bytes()).unwrap_or_else(|error| panic!("{error}"));
+                file.write_all(changed.as_bytes())
+                    .unwrap_or_else(|error| panic!("{error}"));
                 std::thread::sleep(Duration::from_millis(5));
             }
         });
@@ -46,7 +53,10 @@ pub(crate) fn run() {
 }
 
 fn append_to(path: &std::path::Path) -> std::fs::File {
-    OpenOptions::new().append(true).open(path).unwrap_or_else(|error| panic!("{error}"))
+    OpenOptions::new()
+        .append(true)
+        .open(path)
+        .unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Milliseconds until a change was visible, once for each of many changes.
@@ -58,10 +68,12 @@ fn sample(running: &Running, log: &std::path::Path, from: usize) -> Vec<f64> {
             let word = format!("needle{number}");
             let start = Instant::now();
             let changed = line(number, &format!("{word} {word} {word}"));
-            file.write_all(changed.as_bytes()).unwrap_or_else(|error| panic!("{error}"));
+            file.write_all(changed.as_bytes())
+                .unwrap_or_else(|error| panic!("{error}"));
             loop {
-                let answer =
-                    client.query("docs", &word, 1).unwrap_or_else(|error| panic!("{error}"));
+                let answer = client
+                    .query("docs", &word, 1)
+                    .unwrap_or_else(|error| panic!("{error}"));
                 let text = answer.hits.first().and_then(|hit| hit.text.clone());
                 if text.is_some_and(|text| text.contains(&word)) {
                     break;

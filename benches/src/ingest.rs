@@ -10,12 +10,20 @@ const DOCUMENTS: usize = 20_000;
 pub(crate) fn run() {
     for (chunk, what) in [
         ("{type: whole}", "one chunk a document"),
-        ("{type: structured, target_tokens: 60, max_tokens: 80, min_tokens: 40}", "about two"),
+        (
+            "{type: structured, target_tokens: 60, max_tokens: 80, min_tokens: 40}",
+            "about two",
+        ),
     ] {
         let directory = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
         write_log(&directory.path().join("docs.jsonl"), DOCUMENTS);
-        let setup =
-            Setup { sources: &["docs"], model: "hashing", chunk, follow: false, port: 0 };
+        let setup = Setup {
+            sources: &["docs"],
+            model: "hashing",
+            chunk,
+            follow: false,
+            port: 0,
+        };
         let config = write_config(directory.path(), &setup);
         let mut command = vectide(&["run", "--until-caught-up"]);
         let mut child = command
@@ -33,7 +41,9 @@ pub(crate) fn run() {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        let output = child.wait_with_output().unwrap_or_else(|error| panic!("{error}"));
+        let output = child
+            .wait_with_output()
+            .unwrap_or_else(|error| panic!("{error}"));
         let report: serde_json::Value =
             serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}"));
         let seconds = report["seconds"].as_f64().unwrap_or(f64::NAN);
@@ -45,7 +55,12 @@ pub(crate) fn run() {
             report["epochs"]
         );
         let again = run_to_end(&config);
-        println!("after a restart: {} chunks embedded", again["embedded_chunks"]);
+        println!(
+            "after a restart: {} chunks embedded",
+            again["embedded_chunks"]
+        );
     }
-    println!("limit: the same rows into the store alone, synced, reached 59,000 documents/s in a trial");
+    println!(
+        "limit: the same rows into the store alone, synced, reached 59,000 documents/s in a trial"
+    );
 }

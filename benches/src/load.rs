@@ -27,7 +27,11 @@ pub(crate) fn text(seed: u64, words: usize) -> String {
     let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
     let mut out = String::with_capacity(words * 8);
     for _ in 0..words {
-        let _ = write!(out, "w{} ", (random.next() % 5_000).wrapping_mul(2_654_435_761) % 1_000_000);
+        let _ = write!(
+            out,
+            "w{} ",
+            (random.next() % 5_000).wrapping_mul(2_654_435_761) % 1_000_000
+        );
     }
     out
 }
@@ -39,7 +43,9 @@ pub(crate) fn line(id: usize, text: &str) -> String {
 
 /// A log of documents.
 pub(crate) fn write_log(path: &Path, documents: usize) {
-    let lines: String = (0..documents).map(|id| line(id, &text(id as u64 + 1, WORDS))).collect();
+    let lines: String = (0..documents)
+        .map(|id| line(id, &text(id as u64 + 1, WORDS)))
+        .collect();
     std::fs::write(path, lines).unwrap_or_else(|error| panic!("{error}"));
 }
 
@@ -54,7 +60,13 @@ pub(crate) struct Setup<'a> {
 
 /// A configuration with an index for each source, whose log is `<source>.jsonl`.
 pub(crate) fn write_config(directory: &Path, setup: &Setup<'_>) -> PathBuf {
-    let Setup { sources, model, chunk, follow, port } = setup;
+    let Setup {
+        sources,
+        model,
+        chunk,
+        follow,
+        port,
+    } = setup;
     let mut yaml = String::from("apiVersion: vectide/v1\nstate: {dir: ./state}\nsources:\n");
     for name in *sources {
         let _ = writeln!(
@@ -83,7 +95,9 @@ pub(crate) fn write_config(directory: &Path, setup: &Setup<'_>) -> PathBuf {
 /// Waits until an index holds that many documents.
 pub(crate) fn wait_for_documents(running: &mut Running, index: &str, documents: usize) {
     running.wait_until("indexed", Duration::from_secs(1_800), |it| {
-        it.client().index(index).is_ok_and(|index| index.documents >= documents as u64)
+        it.client()
+            .index(index)
+            .is_ok_and(|index| index.documents >= documents as u64)
     });
 }
 
@@ -98,7 +112,9 @@ pub(crate) fn ask_for(running: &Running, index: &str, seed: u64, time: Duration)
         }
         let question = text(seed.wrapping_add(number) | 1, 8);
         let asked = Instant::now();
-        client.query(index, &question, 10).unwrap_or_else(|error| panic!("{error}"));
+        client
+            .query(index, &question, 10)
+            .unwrap_or_else(|error| panic!("{error}"));
         latencies.push(asked.elapsed().as_secs_f64() * 1e3);
     }
     latencies
@@ -108,5 +124,8 @@ pub(crate) fn ask_for(running: &Running, index: &str, seed: u64, time: Duration)
 pub(crate) fn shown(latencies: Vec<f64>) -> String {
     let slowest = latencies.iter().copied().fold(0.0, f64::max);
     let of = Percentiles::of(latencies);
-    format!("p50 {:.2} ms, p99 {:.2} ms, slowest {slowest:.1} ms", of.p50, of.p99)
+    format!(
+        "p50 {:.2} ms, p99 {:.2} ms, slowest {slowest:.1} ms",
+        of.p50, of.p99
+    )
 }

@@ -23,7 +23,10 @@ const BENCHMARKS: [Benchmark; 5] = [
 ];
 
 fn main() {
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|it| !it.starts_with('-')).collect();
+    let wanted: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|it| !it.starts_with('-'))
+        .collect();
     for (name, run) in BENCHMARKS {
         if wanted.is_empty() || wanted.iter().any(|it| it == name) {
             println!("\n## {name}");

@@ -12,12 +12,24 @@ pub(crate) fn run() {
         write_log(&directory.path().join("docs.jsonl"), vectors);
         let port = free_port();
         let chunk = "{type: whole}";
-        let setup = Setup { sources: &["docs"], model: "hashing", chunk, follow: true, port };
+        let setup = Setup {
+            sources: &["docs"],
+            model: "hashing",
+            chunk,
+            follow: true,
+            port,
+        };
         let config = write_config(directory.path(), &setup);
         let mut running = Running::start(&config, port);
         wait_for_documents(&mut running, "docs", vectors);
-        let status = running.client().index("docs").unwrap_or_else(|error| panic!("{error}"));
-        println!("{vectors} vectors of 384 dimensions, {} segments:", status.segments);
+        let status = running
+            .client()
+            .index("docs")
+            .unwrap_or_else(|error| panic!("{error}"));
+        println!(
+            "{vectors} vectors of 384 dimensions, {} segments:",
+            status.segments
+        );
         for clients in [1, 8, 32] {
             let latencies: Vec<f64> = std::thread::scope(|scope| {
                 let running = &running;
@@ -26,10 +38,16 @@ pub(crate) fn run() {
                         scope.spawn(move || ask_for(running, "docs", number * 1_000_000, TIME))
                     })
                     .collect();
-                askers.into_iter().flat_map(|it| it.join().unwrap_or_default()).collect()
+                askers
+                    .into_iter()
+                    .flat_map(|it| it.join().unwrap_or_default())
+                    .collect()
             });
             let rate = latencies.len() as f64 / TIME.as_secs_f64();
-            println!("  {clients:>2} clients: {rate:.0} queries/s, {}", shown(latencies));
+            println!(
+                "  {clients:>2} clients: {rate:.0} queries/s, {}",
+                shown(latencies)
+            );
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::load::wait_for_documents;
 use std::collections::BTreeMap;
 use std::path::Path;
-use vectide_app::evaluate::{Judgements, JudgedQuery, evaluate, read_judgements, read_queries};
+use vectide_app::evaluate::{JudgedQuery, Judgements, evaluate, read_judgements, read_queries};
 use vectide_tests::{Running, data_directory, free_port, read_lines};
 
 /// Queries of squad-newwiki: every tenth of 7,938 tells as much.
@@ -15,15 +15,29 @@ pub(crate) fn run() {
         let judgements = read_judgements(&data.join("qrels.tsv"));
         if let (Ok(queries), Ok(judgements)) = (queries, judgements) {
             let corpus = data.join("corpus.jsonl.zst");
-            measure("scifact, whole documents", &corpus, "{type: whole}", &queries, &judgements);
+            measure(
+                "scifact, whole documents",
+                &corpus,
+                "{type: whole}",
+                &queries,
+                &judgements,
+            );
         }
     }
     if let Some(data) = data_directory("squad-newwiki", "squad-newwiki") {
         let (queries, judgements) = squad(&data);
-        for chunk in ["{type: structured}", "{type: structured, target_tokens: 120, max_tokens: 160}"]
-        {
+        for chunk in [
+            "{type: structured}",
+            "{type: structured, target_tokens: 120, max_tokens: 160}",
+        ] {
             let corpus = data.join("articles.jsonl.zst");
-            measure("squad-newwiki, articles", &corpus, chunk, &queries, &judgements);
+            measure(
+                "squad-newwiki, articles",
+                &corpus,
+                chunk,
+                &queries,
+                &judgements,
+            );
         }
     }
 }
@@ -55,7 +69,10 @@ fn measure(
     let seconds = start.elapsed().as_secs_f64();
     let result = evaluate(&running.client(), "docs", queries, judgements)
         .unwrap_or_else(|failure| panic!("{failure:?}"));
-    let index = running.client().index("docs").unwrap_or_else(|error| panic!("{error}"));
+    let index = running
+        .client()
+        .index("docs")
+        .unwrap_or_else(|error| panic!("{error}"));
     println!(
         "{what}, chunk {chunk}: {} documents, {} chunks, indexed in {seconds:.0} s: {}",
         index.documents,
@@ -70,7 +87,10 @@ fn squad(data: &Path) -> (Vec<JudgedQuery>, Judgements) {
     for line in read_lines(&data.join("spans.jsonl.zst")).step_by(SQUAD_EVERY) {
         let span: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
         let field = |name: &str| span[name].as_str().unwrap_or_default().to_owned();
-        judgements.entry(field("query")).or_default().insert(field("article"), 1);
+        judgements
+            .entry(field("query"))
+            .or_default()
+            .insert(field("article"), 1);
     }
     let queries = read_queries(&data.join("queries.jsonl.zst")).unwrap_or_default();
     (queries, judgements)

@@ -8,17 +8,13 @@
 //! documentation names as ignored; never anything else, and never twice after a clean commit.
 
 mod batch;
-mod byte_size;
 pub mod envelope;
 pub mod files;
 pub mod jsonl;
 pub mod kafka;
 #[cfg(feature = "testing")]
 pub mod testing;
-mod time_span;
 
-pub use byte_size::ByteSize;
 pub use files::FilesConfig;
 pub use jsonl::JsonlConfig;
 pub use kafka::KafkaConfig;
-pub use time_span::TimeSpan;

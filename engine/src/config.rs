@@ -376,15 +376,16 @@ impl Check<'_> {
         names
     }
 
-    /// A section, unless a fault in it is reported already.
+    /// A section. When it can't be read a fault in it is reported, once.
     fn section<T: serde::de::DeserializeOwned>(&mut self, path: &str) -> Option<T> {
-        if self.report.has_problem_within(path) {
-            return None;
+        match self.document.parse_at(path) {
+            Ok(section) => Some(section),
+            Err(_) if self.report.has_problem_within(path) => None,
+            Err(problem) => {
+                self.report.push(problem);
+                None
+            }
         }
-        self.document
-            .parse_at(path)
-            .map_err(|problem| self.report.push(problem))
-            .ok()
     }
 
     fn references(&mut self) {
@@ -482,19 +483,22 @@ impl Check<'_> {
 
     fn embedders(&mut self) {
         for name in self.names("indexes") {
-            let path = format!("indexes.{name}.embed");
-            let Some(config) = self.section::<EmbedConfig>(&path) else {
+            let path = format!("indexes.{name}.embed.model");
+            let Some(model) = self
+                .document
+                .value_at(path.as_str())
+                .and_then(|it| it.as_str())
+            else {
                 continue;
             };
             let names = self.registry.embedders.iter().map(|it| it.name);
-            if names.clone().all(|known| known != config.model) {
-                let fact = format!("`{}` is not a known model", config.model);
-                let at = format!("{path}.model");
+            if names.clone().all(|known| known != model) {
+                let fact = format!("`{model}` is not a known model");
                 let mut problem = self
                     .document
-                    .problem(at.as_str(), fact)
+                    .problem(path.as_str(), fact)
                     .allowed(known_models(self.registry));
-                if let Some(nearest) = vectide_config::nearest(&config.model, names) {
+                if let Some(nearest) = vectide_config::nearest(model, names) {
                     problem = problem.hint(format!("did you mean `{nearest}`?"));
                 }
                 self.report.push(problem);

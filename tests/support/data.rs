@@ -12,7 +12,9 @@ pub fn data_directory(set: &str, test: &str) -> Option<PathBuf> {
     if directory.is_dir() {
         return Some(directory);
     }
-    eprintln!("skipped: {test}: the data set `{set}` is not there (VECTIDE_TEST_DATA names its root)");
+    eprintln!(
+        "skipped: {test}: the data set `{set}` is not there (VECTIDE_TEST_DATA names its root)"
+    );
     None
 }
 
@@ -24,5 +26,7 @@ pub fn read_lines(path: &Path) -> impl Iterator<Item = String> + use<> {
     } else {
         Box::new(file)
     };
-    BufReader::new(reader).lines().map(|line| line.unwrap_or_else(|error| panic!("{error}")))
+    BufReader::new(reader)
+        .lines()
+        .map(|line| line.unwrap_or_else(|error| panic!("{error}")))
 }

@@ -9,4 +9,4 @@ pub mod scripted;
 
 pub use data::{data_directory, read_lines};
 pub use process::{Running, free_port, run_to_end, vectide, vectide_binary};
-pub use scripted::{Script, ScriptedPipeline};
+pub use scripted::{Changes, Script, ScriptedPipeline};

@@ -5,21 +5,24 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// The binary, built if it is not there yet.
+/// The binary. `cargo test --workspace` builds it before any test runs, because its own package has
+/// a test of it; a build from here would choose other features and compile everything again.
 pub fn vectide_binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--package", "vectide-app", "--bin", "vectide"]);
-        if !cfg!(debug_assertions) {
-            build.arg("--release");
-        }
-        let done = build.current_dir(env!("CARGO_MANIFEST_DIR")).status();
-        assert!(done.is_ok_and(|status| status.success()), "the binary can't be built");
         // target/<profile>/deps/<test> -> target/<profile>/vectide
         let test = std::env::current_exe().unwrap_or_else(|error| panic!("{error}"));
-        let profile = test.ancestors().nth(2).unwrap_or(Path::new("."));
-        profile.join("vectide")
+        let binary = test
+            .ancestors()
+            .nth(2)
+            .unwrap_or(Path::new("."))
+            .join("vectide");
+        assert!(
+            binary.exists(),
+            "{} is missing: test the whole workspace",
+            binary.display()
+        );
+        binary
     })
 }
 
@@ -33,12 +36,18 @@ pub fn vectide(arguments: &[&str]) -> Command {
 /// Runs a configuration until it is caught up and gives what it printed.
 pub fn run_to_end(config: &Path) -> serde_json::Value {
     let output = output(vectide(&["run", "--until-caught-up"]).arg(config));
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 
 fn output(command: &mut Command) -> Output {
-    command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+    command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }
 
 /// A running pipeline; it is killed when the test ends.
@@ -54,7 +63,10 @@ impl Running {
         let mut command = vectide(&["run"]);
         let child = command.arg(config).stdout(Stdio::null()).spawn();
         let child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let mut running = Self { child, url: format!("http://127.0.0.1:{port}") };
+        let mut running = Self {
+            child,
+            url: format!("http://127.0.0.1:{port}"),
+        };
         running.wait_until("serving", Duration::from_secs(300), |running| {
             ureq::get(format!("{}/readyz", running.url)).call().is_ok()
         });
@@ -65,8 +77,14 @@ impl Running {
     pub fn wait_until(&mut self, what: &str, timeout: Duration, holds: impl Fn(&Self) -> bool) {
         let start = Instant::now();
         while !holds(self) {
-            let ended = self.child.try_wait().unwrap_or_else(|error| panic!("{error}"));
-            assert!(ended.is_none(), "the process ended before {what}: {ended:?}");
+            let ended = self
+                .child
+                .try_wait()
+                .unwrap_or_else(|error| panic!("{error}"));
+            assert!(
+                ended.is_none(),
+                "the process ended before {what}: {ended:?}"
+            );
             assert!(start.elapsed() < timeout, "not {what} after {timeout:?}");
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -76,7 +94,10 @@ impl Running {
     pub fn terminate(mut self) -> bool {
         let id = self.child.id().to_string();
         let sent = Command::new("kill").args(["-TERM", &id]).status();
-        assert!(sent.is_ok_and(|status| status.success()), "no signal was sent");
+        assert!(
+            sent.is_ok_and(|status| status.success()),
+            "no signal was sent"
+        );
         self.child.wait().is_ok_and(|status| status.success())
     }
 
@@ -87,8 +108,10 @@ impl Running {
 
     /// A GET of a path: status and body.
     pub fn get(&self, path: &str) -> (u16, String) {
-        let agent: ureq::Agent =
-            ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .build()
+            .into();
         let mut answer = agent
             .get(format!("{}{path}", self.url))
             .call()
@@ -99,15 +122,20 @@ impl Running {
 
     /// A POST of a body: status and body.
     pub fn post(&self, path: &str, body: &str) -> (u16, serde_json::Value) {
-        let agent: ureq::Agent =
-            ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .build()
+            .into();
         let mut answer = agent
             .post(format!("{}{path}", self.url))
             .header("content-type", "application/json")
             .send(body)
             .unwrap_or_else(|error| panic!("{path}: {error}"));
         let text = answer.body_mut().read_to_string().unwrap_or_default();
-        (answer.status().as_u16(), serde_json::from_str(&text).unwrap_or_default())
+        (
+            answer.status().as_u16(),
+            serde_json::from_str(&text).unwrap_or_default(),
+        )
     }
 }
 

@@ -11,12 +11,15 @@ use vectide_model::{
 };
 use vectide_operators::DocumentView;
 
-/// Batches of changes (key, text or delete), each with a pause after it. Every batch is one
+/// Keys with their new texts; `None` deletes.
+pub type Changes = Vec<(String, Option<String>)>;
+
+/// Batches of changes, each with a pause after it. Every batch is one
 /// transaction.
 #[derive(Clone, Debug, Default)]
 pub struct Script {
     /// The batches.
-    pub batches: Vec<(Vec<(String, Option<String>)>, Duration)>,
+    pub batches: Vec<(Changes, Duration)>,
 }
 
 impl Source for Script {
@@ -34,16 +37,19 @@ impl Source for Script {
             if first < resume {
                 continue;
             }
-            let changes = changes.into_iter().zip(first..).map(|((key, text), offset)| Change {
-                key: key.into(),
-                row: text.map(|text| serde_json::json!({ "text": text }).to_string().into()),
-                position: Position {
-                    source: start.name.clone(),
-                    partition: partition.clone(),
-                    offset,
-                },
-                changed_at: SystemTime::now(),
-            });
+            let changes = changes
+                .into_iter()
+                .zip(first..)
+                .map(|((key, text), offset)| Change {
+                    key: key.into(),
+                    row: text.map(|text| serde_json::json!({ "text": text }).to_string().into()),
+                    position: Position {
+                        source: start.name.clone(),
+                        partition: partition.clone(),
+                        offset,
+                    },
+                    changed_at: SystemTime::now(),
+                });
             let batch = SourceBatch {
                 changes: changes.collect(),
                 positions: BTreeMap::from([(partition.clone(), offset)]),
@@ -85,19 +91,33 @@ impl ScriptedPipeline {
             path: None,
             dimensions: None,
         };
-        let context = OpenContext { config_dir: ".".into() };
-        let open = registry.embedders.iter().find(|it| it.name == model).map(|it| it.open);
+        let context = OpenContext {
+            config_dir: ".".into(),
+        };
+        let open = registry
+            .embedders
+            .iter()
+            .find(|it| it.name == model)
+            .map(|it| it.open);
         let open = open.unwrap_or_else(|| panic!("no model {model}"));
         let embedder = open(&config, &context).unwrap_or_else(|error| panic!("{error}"));
         let chunker = ("structured", serde_json::json!({}));
-        Self { embedder, workers, shards, chunker }
+        Self {
+            embedder,
+            workers,
+            shards,
+            chunker,
+        }
     }
 
     /// The plan over several named scripts with a state in `directory`; each script has an index
     /// of its own name.
     pub fn plan(&self, directory: &Path, scripts: Vec<(&str, Box<dyn Source>)>) -> Plan {
         let registry = vectide_app::registry::registry();
-        let kind = registry.chunkers.iter().find(|it| it.name == self.chunker.0);
+        let kind = registry
+            .chunkers
+            .iter()
+            .find(|it| it.name == self.chunker.0);
         let kind = kind.unwrap_or_else(|| panic!("no chunker {}", self.chunker.0));
         let view = DocumentView::compile("{{ text }}", &BTreeMap::new());
         let view = Arc::new(view.unwrap_or_else(|errors| panic!("{errors:?}")));
@@ -111,8 +131,10 @@ impl ScriptedPipeline {
         };
         for (number, (name, source)) in scripts.into_iter().enumerate() {
             let name: Arc<str> = name.into();
-            let chunker = (kind.parse)(self.chunker.1.clone())
-                .and_then(|it| it.open(self.embedder.token_counter()).map_err(|e| e.to_string()));
+            let chunker = (kind.parse)(self.chunker.1.clone()).and_then(|it| {
+                it.open(self.embedder.token_counter())
+                    .map_err(|e| e.to_string())
+            });
             plan.sources.push(PlannedSource {
                 name: name.clone(),
                 description: "script".into(),

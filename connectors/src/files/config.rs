@@ -3,11 +3,11 @@
 use super::FilesSource;
 use super::patterns::FilePatterns;
 use super::tree::Tree;
-use crate::{ByteSize, TimeSpan};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Duration;
+use vectide_model::{ByteSize, HumanDuration};
 use vectide_model::{ComponentError, OpenContext, Source, SourceConfig};
 
 /// A directory of documents: its files are the rows, their relative paths the keys.
@@ -25,7 +25,7 @@ pub struct FilesConfig {
     pub exclude: Vec<String>,
     /// A file counts as whole when its size and time of change stayed the same for so long.
     #[serde(default = "default_settle")]
-    pub settle: TimeSpan,
+    pub settle: HumanDuration,
     /// A larger file becomes a dead letter.
     #[serde(default = "default_max_file")]
     pub max_file: ByteSize,
@@ -40,8 +40,8 @@ fn default_include() -> Vec<String> {
         .to_vec()
 }
 
-fn default_settle() -> TimeSpan {
-    TimeSpan::milliseconds(200)
+fn default_settle() -> HumanDuration {
+    HumanDuration::from_milliseconds(200)
 }
 
 /// Far above any text document, and small enough to hold with its row.
@@ -89,14 +89,14 @@ impl SourceConfig for FilesConfig {
                 }
             }
         }
-        if self.settle.0 > SETTLE_LIMIT {
+        if self.settle.as_duration() > SETTLE_LIMIT {
             errors.push(ComponentError::new(
                 "settle",
                 "the time is longer than 60s",
                 "200ms is the default; a second covers slow network folders",
             ));
         }
-        if self.max_file.0 == 0 || self.max_file > MAX_FILE_LIMIT {
+        if self.max_file.as_bytes() == 0 || self.max_file > MAX_FILE_LIMIT {
             errors.push(ComponentError::new(
                 "max_file",
                 format!(
@@ -129,7 +129,7 @@ impl SourceConfig for FilesConfig {
             })?;
         Ok(Box::new(FilesSource {
             tree: Tree::new(root, patterns),
-            settle: self.settle.0,
+            settle: self.settle.as_duration(),
             file_bytes_max: self.max_file,
             is_watched: self.watch,
         }))
@@ -144,7 +144,7 @@ mod tests {
     fn defaults_and_faults() {
         let config: FilesConfig = serde_json::from_str(r#"{"path": "docs"}"#).unwrap();
         assert_eq!(config.check(), []);
-        assert!(config.watch && config.settle == TimeSpan::milliseconds(200));
+        assert!(config.watch && config.settle == HumanDuration::from_milliseconds(200));
         let config: FilesConfig = serde_json::from_value(serde_json::json!({
             "path": "", "include": ["a[", "*.md"], "exclude": ["{"], "settle": "2m", "max_file": 0
         }))

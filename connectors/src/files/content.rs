@@ -5,12 +5,12 @@
 
 use super::html::visible_text;
 use super::tree::{FileStamp, Tree, is_absence};
-use crate::ByteSize;
 use crate::envelope::Rejected;
 use serde::Serialize;
 use std::fs::File;
 use std::io::{self, Read};
 use std::time::{Duration, SystemTime};
+use vectide_model::ByteSize;
 use vectide_model::{DeadLetterReason, Row};
 
 /// The row of a file. Its JSON text is compared between starts: the order of fields is part of it.
@@ -37,7 +37,7 @@ pub(crate) enum Reading {
 
 /// Reads the file under a key, which looked like `expected` before.
 pub(crate) fn read(tree: &Tree, key: &str, expected: FileStamp, bytes_max: ByteSize) -> Reading {
-    if expected.bytes > bytes_max.0 {
+    if expected.bytes > bytes_max.as_bytes() {
         return Reading::Rejected(too_large(expected.bytes, bytes_max), Vec::new());
     }
     let bytes = match read_whole(tree, key, expected, bytes_max) {
@@ -79,7 +79,9 @@ fn read_whole(
         return Ok(None);
     }
     let mut bytes = Vec::with_capacity(usize::try_from(expected.bytes).unwrap_or(0));
-    (&file).take(bytes_max.0 + 1).read_to_end(&mut bytes)?;
+    (&file)
+        .take(bytes_max.as_bytes() + 1)
+        .read_to_end(&mut bytes)?;
     let is_same =
         FileStamp::of(&file.metadata()?) == expected && bytes.len() as u64 == expected.bytes;
     Ok(is_same.then_some(bytes))

@@ -26,10 +26,10 @@ mod watch;
 
 pub use config::FilesConfig;
 
-use crate::ByteSize;
 use run::Run;
 use std::time::Duration;
 use tree::Tree;
+use vectide_model::ByteSize;
 use vectide_model::{Source, SourceError, SourceSink, SourceStart};
 
 /// A directory that is ready to be read.

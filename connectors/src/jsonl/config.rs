@@ -2,12 +2,12 @@
 
 use super::JsonlSource;
 use super::input::{Compression, LogFile};
-use crate::ByteSize;
 use crate::envelope::change::ChangeDecoder;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use vectide_model::ByteSize;
 use vectide_model::{ComponentError, OpenContext, Partition, Source, SourceConfig};
 
 /// A log of changes, one JSON object a line.
@@ -82,7 +82,7 @@ impl SourceConfig for JsonlConfig {
                 "set `follow: false`, or write the log as a plain file",
             ));
         }
-        if self.max_line.0 == 0 || self.max_line > MAX_LINE_LIMIT {
+        if self.max_line.as_bytes() == 0 || self.max_line > MAX_LINE_LIMIT {
             errors.push(ComponentError::new(
                 "max_line",
                 format!(
@@ -129,7 +129,7 @@ impl SourceConfig for JsonlConfig {
             decoder: ChangeDecoder::new(key, op.as_deref(), transaction.as_deref()),
             partition: Partition::from(self.path.to_string_lossy()),
             is_followed: self.follow,
-            line_bytes_max: self.max_line.bytes(),
+            line_bytes_max: self.max_line.as_usize(),
             transaction_changes_max: self.max_transaction_changes.get(),
             file: LogFile {
                 compression: Compression::of(&path),

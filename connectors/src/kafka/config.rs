@@ -2,11 +2,11 @@
 
 use super::KafkaSource;
 use super::properties::ALLOWED;
-use crate::ByteSize;
 use crate::envelope::{Decoded, RawRecord, Rejected, debezium, upsert};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use vectide_model::ByteSize;
 use vectide_model::{ComponentError, OpenContext, Source, SourceConfig};
 
 /// Topics of a Kafka cluster.
@@ -111,7 +111,7 @@ impl SourceConfig for KafkaConfig {
                 ));
             }
         }
-        if self.max_message.0 == 0 || self.max_message > MAX_MESSAGE_LIMIT {
+        if self.max_message.as_bytes() == 0 || self.max_message > MAX_MESSAGE_LIMIT {
             errors.push(ComponentError::new(
                 "max_message",
                 format!(
@@ -198,7 +198,7 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(good.check(), []);
-        assert_eq!(good.max_message, ByteSize(8 << 20));
+        assert_eq!(good.max_message, ByteSize::mebibytes(8));
         for wrong in [
             serde_json::json!({"brokers": "a:1", "topics": ["a"], "format": {"type": "avro"}}),
             serde_json::json!({"brokers": "a:1", "topics": ["a"], "format": {"type": "upsert", "x": 1}}),

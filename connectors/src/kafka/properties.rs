@@ -73,7 +73,7 @@ pub(crate) fn client_config(config: &KafkaConfig, source: &str, partitions: usiz
         }
     }
     let queued = (QUEUED_BYTES_MAX / partitions.max(1) as u64).max(QUEUED_BYTES_OF_PARTITION_MIN);
-    let receive = RECEIVE_BYTES_MAX.max(config.max_message.0 * 2);
+    let receive = RECEIVE_BYTES_MAX.max(config.max_message.as_bytes() * 2);
     client
         .set("bootstrap.servers", &config.brokers)
         .set("enable.auto.commit", "false")

@@ -132,7 +132,7 @@ impl Reader {
             consumer,
             partitions,
             format: config.format,
-            record_bytes_max: config.max_message.bytes(),
+            record_bytes_max: config.max_message.as_usize(),
             source: start.name.clone(),
             pending,
             sent_at: Instant::now(),

@@ -200,7 +200,7 @@ pub fn measure(ranked: &[&str], relevant: &BTreeMap<String, u32>) -> Evaluation 
     let first = ranked
         .iter()
         .take(10)
-        .position(|document| relevance(&document) > 0);
+        .position(|document| relevance(document) > 0);
     Evaluation {
         queries: 1,
         ndcg_10: if best > 0.0 { dcg / best } else { 0.0 },

@@ -3,6 +3,7 @@
 pub mod evaluate;
 pub mod export;
 pub mod failure;
+pub mod logging;
 pub mod model;
 pub mod progress;
 pub mod query;

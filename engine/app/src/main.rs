@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use vectide_app::query::Question;
-use vectide_app::{evaluate, export, failure::Failure, model, query, run, validate};
+use vectide_app::{evaluate, export, failure::Failure, logging, model, query, run, validate};
 use vectide_engine::ExportKind;
 use vectide_model::ReadMode;
 
@@ -110,12 +110,7 @@ enum What {
 }
 
 fn main() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("VECTIDE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
+    logging::start("info");
     match execute(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),

@@ -17,7 +17,8 @@
 //! use schemars::{JsonSchema, schema_for};
 //! use serde::Deserialize;
 //! use std::collections::BTreeMap;
-//! use vectide_config::{ConfigSchema, Document, HumanDuration, Name, TagTable};
+//! use vectide_config::{ConfigSchema, Document, Name, TagTable};
+//! use vectide_model::HumanDuration;
 //!
 //! #[derive(Deserialize, JsonSchema)]
 //! #[serde(deny_unknown_fields)]
@@ -60,10 +61,8 @@
 //! ```
 #![forbid(unsafe_code)]
 
-mod byte_size;
 mod decode;
 mod document;
-mod human_duration;
 mod loader;
 mod name;
 mod nearest;
@@ -76,9 +75,7 @@ mod size;
 mod syntax;
 mod variables;
 
-pub use byte_size::ByteSize;
 pub use document::Document;
-pub use human_duration::{HumanDuration, UnitError};
 pub use name::{Name, NameError};
 pub use nearest::nearest;
 pub use node::Node;

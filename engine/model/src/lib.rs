@@ -14,6 +14,7 @@ mod query;
 mod source;
 mod stop;
 mod store;
+mod units;
 
 pub use change::{Change, DeadLetter, DeadLetterReason, Key, Partition, Position, Row};
 pub use chunker::{ChunkError, Chunker, TokenCounter, chunker_contract};
@@ -41,6 +42,8 @@ pub use stop::StopSignal;
 pub use store::{
     Batch, Entry, MemoryStore, Operation, Store, StoreError, StoreRead, Table, store_contract,
 };
+
+pub use units::{ByteSize, HumanDuration, UnitError};
 
 /// The timestamp of the dataflow: a closed batch of changes, visible or invisible as a whole.
 /// Epochs begin at 1; 0 means "nothing committed yet".

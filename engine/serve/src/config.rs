@@ -3,13 +3,11 @@
 //! Invariant: an endpoint that others than this machine can reach has keys, and no key is ever
 //! printed.
 
-use crate::units::{ByteSize, TimeSpan};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::Duration;
-use vectide_model::ComponentError;
+use vectide_model::{ByteSize, ComponentError, HumanDuration};
 
 /// Where the query endpoint listens, who may call it, and its limits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -24,7 +22,7 @@ pub struct ServerConfig {
     /// Largest body of a request; beyond it the answer is 413.
     pub body_max: ByteSize,
     /// How long a request may take, its wait for a thread included; beyond it the answer is 504.
-    pub request_timeout: TimeSpan,
+    pub request_timeout: HumanDuration,
     /// Open connections; more of them wait until one closes.
     pub connections_max: usize,
     /// Threads that answer queries; without it twice the machine's cores, at least four.
@@ -41,9 +39,9 @@ impl Default for ServerConfig {
             api_keys: Vec::new(),
             // A vector of 4096 dimensions in JSON is 50 KiB, the longest query text 64 KiB; the
             // rest is room for batches of embeddings.
-            body_max: ByteSize(1 << 20),
+            body_max: ByteSize::mebibytes(1),
             // Callers give up at about this; work that nobody waits for only delays the others.
-            request_timeout: TimeSpan(Duration::from_secs(10)),
+            request_timeout: HumanDuration::from_seconds(10),
             // Half of the 1024 files that a process may open by default.
             connections_max: 512,
             query_threads: None,
@@ -138,13 +136,13 @@ impl ServerConfig {
                 faults.push(ComponentError::new(field, fact, format!("use {allowed}")));
             }
         };
-        let body_max = self.body_max.0;
+        let body_max = self.body_max.as_bytes();
         within(
             "body_max",
             (1 << 10..=64 << 20).contains(&body_max),
             "1KiB to 64MiB",
         );
-        let timeout_ms = self.request_timeout.0.as_millis();
+        let timeout_ms = self.request_timeout.as_milliseconds();
         within(
             "request_timeout",
             (100..=600_000).contains(&timeout_ms),

@@ -46,11 +46,11 @@ impl std::ops::Deref for Endpoint {
 
 impl Endpoint {
     pub(crate) fn new(service: Arc<dyn QueryService>, config: &ServerConfig) -> io::Result<Self> {
-        let (threads, timeout) = (config.threads(), config.request_timeout.0);
+        let (threads, timeout) = (config.threads(), config.request_timeout.as_duration());
         Ok(Self(Arc::new(Shared {
             service,
             keys: Keys::new(&config.api_keys),
-            body_bytes_max: usize::try_from(config.body_max.0).unwrap_or(usize::MAX),
+            body_bytes_max: config.body_max.as_usize(),
             timeout,
             started_at: SystemTime::now(),
             embedding_turns: Semaphore::new(threads.div_ceil(2)),

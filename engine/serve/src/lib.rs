@@ -28,7 +28,6 @@ mod query;
 mod router;
 mod server;
 mod state;
-mod units;
 
 pub use client::{Client, ClientError};
 pub use config::{ApiKey, ServerConfig};
@@ -46,4 +45,3 @@ pub use problem::{OpenAiError, Problem};
 pub use query::{HitView, IncludeField, QueryRequest, QueryResponse, TookMs};
 pub use server::serve;
 pub use state::{AsOfView, PositionView, Positions, SpanView};
-pub use units::{ByteSize, TimeSpan};

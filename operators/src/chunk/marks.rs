@@ -63,10 +63,10 @@ struct Price {
 }
 
 impl Mark {
-    // First fitted on half of the documents of a public change history and checked on the other half
-    // (see the benchmark `chunking`). That history is rich in headings, which hold the cuts between
-    // them still; the spreads were then widened until edits stay local in text without headings too,
-    // which changed little for the history. Rounded: the order matters, not the last digit.
+    // Fitted on a public history of document changes (the one the benchmark `chunking` replays), first
+    // on half of its documents, then by hand on all. That history is rich in headings, which hold the
+    // cuts between them still; the spreads were widened until edits stay local in text without
+    // headings too (see the test of locality). Rounded: the order matters, not the last digit.
     fn price(self) -> Price {
         let (base, spread) = match self {
             Self::Heading(1) => (-800, 1500),

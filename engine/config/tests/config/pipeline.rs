@@ -3,7 +3,8 @@
 use schemars::{JsonSchema, schema_for};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use vectide_config::{ByteSize, ConfigSchema, HumanDuration, Name, TagTable};
+use vectide_config::{ConfigSchema, Name, TagTable};
+use vectide_model::{ByteSize, HumanDuration};
 
 #[derive(Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]

@@ -159,7 +159,7 @@ fn models_are_listed_and_described() {
 fn batches_leave_threads_to_queries_and_end_when_nobody_waits() {
     let config = ServerConfig {
         query_threads: Some(2),
-        request_timeout: vectide_serve::TimeSpan(std::time::Duration::from_millis(500)),
+        request_timeout: vectide_model::HumanDuration::from_milliseconds(500),
         ..Default::default()
     };
     let server = Server::with(config);

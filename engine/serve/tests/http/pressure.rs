@@ -7,7 +7,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use vectide_serve::{Client, ServerConfig, TimeSpan, serve};
+use vectide_model::HumanDuration;
+use vectide_serve::{Client, ServerConfig, serve};
 
 const QUERY: &str = "/v1/indexes/pages/query";
 
@@ -112,7 +113,7 @@ fn a_full_queue_is_told_and_probes_still_answer() {
 
 #[test]
 fn a_request_that_takes_too_long_is_told() {
-    let request_timeout = TimeSpan(Duration::from_millis(200));
+    let request_timeout = HumanDuration::from_milliseconds(200);
     let server = Server::with(ServerConfig {
         request_timeout,
         ..ServerConfig::default()

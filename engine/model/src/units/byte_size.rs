@@ -3,7 +3,7 @@
 //! Invariant: a value prints in the largest unit that is exact (binary before decimal) and reads
 //! back as itself. There is no bare `64M`: it means two things.
 
-use crate::human_duration::{UnitError, read_with_unit};
+use super::{UnitError, read_with_unit};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::borrow::Cow;
@@ -29,11 +29,11 @@ const ALLOWED: &str = "a whole number and a unit (B, kB, MB, GB, TB by thousands
 /// A number of bytes.
 ///
 /// ```
-/// # use vectide_config::ByteSize;
+/// # use vectide_model::ByteSize;
 /// let size: ByteSize = "64MiB".parse()?;
 /// assert_eq!(size.as_bytes(), 64 * 1024 * 1024);
 /// assert_eq!(ByteSize::from_bytes(10_000).to_string(), "10kB");
-/// # Ok::<(), vectide_config::UnitError>(())
+/// # Ok::<(), vectide_model::UnitError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ByteSize {
@@ -45,6 +45,12 @@ impl ByteSize {
     #[must_use]
     pub const fn from_bytes(bytes: u64) -> Self {
         Self { bytes }
+    }
+
+    /// So many mebibytes.
+    #[must_use]
+    pub const fn mebibytes(count: u64) -> Self {
+        Self::from_bytes(count << 20)
     }
 
     /// In bytes.
@@ -101,7 +107,7 @@ impl JsonSchema for ByteSize {
     }
 
     fn schema_id() -> Cow<'static, str> {
-        "vectide_config::ByteSize".into()
+        "vectide_model::ByteSize".into()
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {

@@ -3,6 +3,7 @@
 //! Invariant: a value prints in the largest unit that is exact and reads back as itself; there is
 //! no number without a unit, because nobody remembers whether it would be seconds.
 
+use super::{UnitError, read_with_unit};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::borrow::Cow;
@@ -27,23 +28,15 @@ const ALLOWED: &str = "a whole number and a unit (ms, s, m, h, d), such as `200m
 /// A duration of at most ten years, in whole milliseconds.
 ///
 /// ```
-/// # use vectide_config::HumanDuration;
+/// # use vectide_model::HumanDuration;
 /// let timeout: HumanDuration = "1500ms".parse()?;
 /// assert_eq!(timeout.as_duration(), std::time::Duration::from_millis(1500));
 /// assert_eq!("120s".parse::<HumanDuration>()?.to_string(), "2m");
-/// # Ok::<(), vectide_config::UnitError>(())
+/// # Ok::<(), vectide_model::UnitError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HumanDuration {
     milliseconds: u64,
-}
-
-/// A text that is no value with a unit. The message says what is.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{fact}; allowed: {allowed}")]
-pub struct UnitError {
-    pub(crate) fact: String,
-    pub(crate) allowed: &'static str,
 }
 
 impl HumanDuration {
@@ -132,7 +125,7 @@ impl JsonSchema for HumanDuration {
     }
 
     fn schema_id() -> Cow<'static, str> {
-        "vectide_config::HumanDuration".into()
+        "vectide_model::HumanDuration".into()
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
@@ -143,36 +136,6 @@ impl JsonSchema for HumanDuration {
             "examples": ["200ms", "10s", "5m", "1h"],
         })
     }
-}
-
-/// `64MiB` with the unit's factor -> the value in the base unit.
-pub(crate) fn read_with_unit(
-    text: &str,
-    units: &[(&str, u64)],
-    allowed: &'static str,
-) -> Result<u64, UnitError> {
-    let fail = |fact: String| UnitError { fact, allowed };
-    let shown = crate::node::shortened(text);
-    let digits = text
-        .find(|character: char| !character.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    if number.is_empty() {
-        return Err(fail(format!(
-            "`{shown}` does not begin with a whole number"
-        )));
-    }
-    if unit.is_empty() {
-        return Err(fail(format!("`{shown}` has no unit")));
-    }
-    let Some((_, factor)) = units.iter().find(|(name, _)| *name == unit) else {
-        return Err(fail(format!("`{shown}` has an unknown unit")));
-    };
-    number
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(*factor))
-        .ok_or_else(|| fail(format!("`{shown}` is too large")))
 }
 
 #[cfg(test)]
