@@ -21,6 +21,7 @@ lint:
 test:
 	@scripts/setup.sh test
 	$(MAKE) lint
+	scripts/deny.sh
 	cargo test --release --workspace
 
 schema:

@@ -57,7 +57,7 @@ fn answers_have_the_promised_shape() {
     assert!(
         hit["score"]
             .as_f64()
-            .is_some_and(|score| score > 0.3 && score <= 1.001)
+            .is_some_and(|score| score > 0.1 && score <= 1.001)
     );
     assert!(answer["as_of"]["epoch"].as_u64() >= Some(1));
     assert!(answer["as_of"]["positions"]["log"].is_object());

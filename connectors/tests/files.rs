@@ -136,7 +136,7 @@ fn the_first_reading_takes_documents_only() {
     write(root, "big.md", "x".repeat(2000));
     write(root, "empty.md", "");
     write(root, "drafts/g.md", "excluded");
-    let more = r#", "max_file": 1000, "exclude": ["drafts/**"]"#;
+    let more = r#", "max_file": "1kB", "exclude": ["drafts/**"]"#;
     let run = read_once(root, more, HeldMap::default(), 0);
 
     let rows = run.fold(HeldMap::default());

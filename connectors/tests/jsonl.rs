@@ -624,7 +624,7 @@ proptest! {
         let directory = TempDir::new().unwrap();
         let name = format!("log.jsonl{suffix}");
         write_log(directory.path(), &name, render(&kinds, line_end).as_bytes());
-        let config = || config(&name, CHANGE_FORMAT, r#", "max_line": 200"#);
+        let config = || config(&name, CHANGE_FORMAT, r#", "max_line": "200B""#);
         let whole = read_all(directory.path(), config(), &Positions::new());
 
         let (mut positions, mut changes, mut letters) = (Positions::new(), Vec::new(), Vec::new());

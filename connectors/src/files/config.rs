@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(config.check(), []);
         assert!(config.watch && config.settle == HumanDuration::from_milliseconds(200));
         let config: FilesConfig = serde_json::from_value(serde_json::json!({
-            "path": "", "include": ["a[", "*.md"], "exclude": ["{"], "settle": "2m", "max_file": 0
+            "path": "", "include": ["a[", "*.md"], "exclude": ["{"], "settle": "2m", "max_file": "0B"
         }))
         .unwrap();
         let fields: Vec<String> = config

@@ -168,7 +168,7 @@ mod tests {
             "topics": ["a b", "orders", "orders"],
             "format": {"type": "upsert"},
             "properties": {"auto.offset.reset": "latest", "sasl.password": "secret"},
-            "max_message": 0,
+            "max_message": "0B",
         }))
         .unwrap();
         let fields: Vec<String> = faulty

@@ -27,7 +27,7 @@ fn help_names_every_command_and_a_wrong_one_is_refused() {
     let wrong = vectide(&["rnu"]);
     assert_eq!(wrong.status.code(), Some(2));
     assert!(
-        String::from_utf8_lossy(&wrong.stderr).contains("run"),
+        String::from_utf8_lossy(&wrong.stderr).contains("rnu"),
         "{wrong:?}"
     );
 }

@@ -254,7 +254,7 @@ mod tests {
         check(r#"{"listen":"7700"}"#, &["listen"]);
         check(r#"{"listen":"localhost:70000"}"#, &["listen"]);
         check(
-            r#"{"body_max":1,"request_timeout":"1ms","connections_max":0,"query_threads":0,"queue_max":0}"#,
+            r#"{"body_max": "1B","request_timeout":"1ms","connections_max":0,"query_threads":0,"queue_max":0}"#,
             &[
                 "body_max",
                 "request_timeout",
