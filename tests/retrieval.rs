@@ -28,7 +28,11 @@ fn a_slice_of_scifact_is_answered_well() {
             is_relevant || others <= DISTRACTORS
         })
         .collect();
-    std::fs::write(directory.path().join("corpus.jsonl"), corpus.join("\n") + "\n").unwrap();
+    std::fs::write(
+        directory.path().join("corpus.jsonl"),
+        corpus.join("\n") + "\n",
+    )
+    .unwrap();
     let port = free_port();
     let yaml = format!(
         r#"

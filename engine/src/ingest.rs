@@ -221,6 +221,7 @@ impl Ingest {
         if lane.rest.is_none() {
             match lane.events.try_recv() {
                 Ok(SourceEvent::Batch(batch)) => {
+                    self.open.moved |= !batch.dead_letters.is_empty();
                     self.open.dead_letters.extend(batch.dead_letters);
                     lane.rest = Some(Rest {
                         changes: batch.changes.into_iter(),
@@ -276,14 +277,16 @@ impl Ingest {
             taken += 1;
         }
         let held = self.positions.entry(lane.name.clone()).or_default();
+        // A source may say again where it stands; that alone makes no epoch.
+        let mut moved = taken > 0;
         for (partition, after) in &rest.positions {
-            held.insert(partition.clone(), *after);
+            moved |= held.insert(partition.clone(), *after) != Some(*after);
         }
         // Where changes are left, their partitions resume at the first of them.
         for change in rest.changes.as_slice().iter().rev() {
             held.insert(change.position.partition.clone(), change.position.offset);
         }
-        self.open.moved = true;
+        self.open.moved |= moved;
         if rest.changes.as_slice().is_empty() {
             lane.rest = None;
         }
