@@ -55,11 +55,11 @@ fn round(number: usize) -> Vec<(String, Option<String>)> {
         )
     };
     (0..60)
-        .filter(|key| (key + number) % 3 != 0 || number == 0)
+        .filter(|key| !(key + number).is_multiple_of(3) || number == 0)
         .map(|key| {
             (
                 format!("page-{key}"),
-                ((key + number) % 4 != 0).then(|| text(key)),
+                (!(key + number).is_multiple_of(4)).then(|| text(key)),
             )
         })
         .collect()
