@@ -26,10 +26,8 @@ server: {{listen: "127.0.0.1:0"}}
     path
 }
 
-#[test]
-fn every_kind_of_bad_record_is_told_and_the_rest_goes_on() {
-    let directory = tempfile::tempdir().unwrap();
-    let log = directory.path().join("log.jsonl");
+/// Good lines with every kind of bad one between them.
+fn bad_log() -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut line = |line: &[u8]| {
         bytes.extend_from_slice(line);
@@ -57,7 +55,14 @@ fn every_kind_of_bad_record_is_told_and_the_rest_goes_on() {
     line(format!(r#"{{"id":"solid","op":"c","text":"{solid}"}}"#).as_bytes());
     line(br#"{"id":"gone","op":"d"}"#);
     line(br#"{"id":"last","op":"u","text":"good as well"}"#);
-    std::fs::write(&log, bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn every_kind_of_bad_record_is_told_and_the_rest_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("log.jsonl");
+    std::fs::write(&log, bad_log()).unwrap();
 
     let config = config(directory.path(), &log);
     let report = run_to_end(&config);

@@ -10,19 +10,15 @@ use std::time::{Duration, Instant};
 pub fn vectide_binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
-        // target/<profile>/deps/<test> -> target/<profile>/vectide
-        let test = std::env::current_exe().unwrap_or_else(|error| panic!("{error}"));
-        let binary = test
+        // Beside a benchmark's program, one folder above a test's.
+        let this = std::env::current_exe().unwrap_or_else(|error| panic!("{error}"));
+        let mut folders = this
             .ancestors()
-            .nth(2)
-            .unwrap_or(Path::new("."))
-            .join("vectide");
-        assert!(
-            binary.exists(),
-            "{} is missing: test the whole workspace",
-            binary.display()
-        );
-        binary
+            .skip(1)
+            .take(2)
+            .map(|it| it.join("vectide"));
+        let binary = folders.find(|it| it.is_file());
+        binary.unwrap_or_else(|| panic!("the binary is missing: build the workspace"))
     })
 }
 

@@ -8,7 +8,7 @@ fn vectide(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_vectide"))
         .args(arguments)
         .output()
-        .unwrap()
+        .unwrap_or_else(|error| panic!("{error}"))
 }
 
 #[test]
