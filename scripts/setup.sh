@@ -15,6 +15,11 @@ python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
 # The -dev package brings the names that the linker looks for.
 [ -e /usr/lib/"$(uname -m)"-linux-gnu/libblas.so ] || ls /usr/lib*/libblas.so /usr/lib/*/libblas.so \
     >/dev/null 2>&1 || missing+=(libopenblas-dev)
+# The Kafka client speaks TLS, SCRAM and OAuth by these two.
+need_header() { ls /usr/include/"$1" /usr/include/*/"$1" >/dev/null 2>&1 || missing+=("$2"); }
+need_command pkg-config pkg-config
+need_header openssl/ssl.h libssl-dev
+need_header curl/curl.h libcurl4-openssl-dev
 if [ "$what" = test ]; then
     need_command java openjdk-17-jre-headless
     need_command mvn maven

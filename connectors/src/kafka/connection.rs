@@ -161,7 +161,7 @@ impl Connection {
 pub(crate) fn creation_failed(error: &KafkaError) -> End {
     End::failed(
         format!("the Kafka client can't be made: {error}"),
-        "check `properties`; `ssl` and SCRAM need a build with the feature `kafka-tls`",
+        "check `properties`",
     )
 }
 

@@ -12,8 +12,6 @@
 //! topic was made anew), or of a partition that is gone. A lost connection is the client's own
 //! matter: it connects again for as long as the process lives.
 //!
-//! This build speaks to brokers without TLS unless the feature `kafka-tls` is on.
-//!
 //! Invariant: the next offset of a partition is sent with the records before it or after them,
 //! never ahead of them.
 

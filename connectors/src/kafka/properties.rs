@@ -10,7 +10,7 @@ use super::KafkaConfig;
 use rdkafka::ClientConfig;
 
 /// Properties that a configuration may set: identity, encryption, authentication, and the limits
-/// of connections. Those of encryption need a build with the feature `kafka-tls`.
+/// of connections.
 pub(crate) const ALLOWED: [&str; 28] = [
     "broker.address.family",
     "client.dns.lookup",
