@@ -9,8 +9,8 @@ use crate::dataflow::{IndexParts, ShardError};
 use crate::ingest::EpochMeta;
 use crate::snapshot::{Published, Publisher};
 use crate::state::{
-    CommitRecord, DocumentRecord, State, chunk_key, dead_letter_key, embedding_key, encode,
-    entity_key, head_key, segment_key, tombstone_key,
+    CommitRecord, DocumentRecord, IndexCounts, State, chunk_key, dead_letter_key, embedding_key,
+    encode, entity_key, head_key, segment_key, tombstone_key,
 };
 use crate::telemetry;
 use crossbeam_channel::{Receiver, Sender, select};
@@ -21,8 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use vectide_model::{
-    Batch, ChunkedDocument, DeadLetter, Epoch, SegmentManifest, ShardCommit, StoreError, Table,
-    VectorIndexRead,
+    Batch, ChunkedDocument, DeadLetter, Epoch, ShardCommit, StoreError, Table, VectorIndexRead,
 };
 use vectide_operators::{Effect, PlanIndex, WorkerProgress};
 
@@ -81,7 +80,7 @@ pub(crate) fn publish_opened(
         let mut reads = Vec::new();
         for (number, shard) in shards.iter_mut().flatten().enumerate() {
             let closed = shard.close_epoch()?;
-            transaction.apply_shard(index as PlanIndex, number as u32, &closed.commit)?;
+            transaction.apply_shard(index as PlanIndex, number as u32, &closed.commit);
             reads.push(closed.read);
         }
         readers.push(reads);
@@ -146,7 +145,7 @@ impl Committer<'_> {
             let before = transaction.embedding;
             let letters = meta.dead_letters.iter().cloned().map(Effect::DeadLetter);
             let effects = self.effects.remove(epoch).unwrap_or_default();
-            transaction.apply(letters.chain(effects))?;
+            transaction.apply(letters.chain(effects));
             transaction.record.epoch = *epoch;
             transaction.record.positions = meta.positions.clone();
             costs.push((meta.input_bytes, transaction.embedding - before));
@@ -185,10 +184,10 @@ impl Committer<'_> {
             .fetch_add(complete.len() as u64, Ordering::Relaxed);
         totals
             .embedded_chunks
-            .fetch_add(done.embedded, Ordering::Relaxed);
+            .fetch_add(done.embedded_by_index.values().sum(), Ordering::Relaxed);
         totals
             .reused_chunks
-            .fetch_add(done.reused, Ordering::Relaxed);
+            .fetch_add(done.reused_by_index.values().sum(), Ordering::Relaxed);
         totals
             .dead_letters
             .fetch_add(done.dead_letters.len() as u64, Ordering::Relaxed);
@@ -206,8 +205,6 @@ impl Committer<'_> {
 struct Done {
     shards: Vec<(PlanIndex, u32, Arc<dyn VectorIndexRead>)>,
     removed_files: Vec<PathBuf>,
-    embedded: u64,
-    reused: u64,
     embedded_by_index: BTreeMap<PlanIndex, u64>,
     reused_by_index: BTreeMap<PlanIndex, u64>,
     dead_letters: Vec<vectide_model::DeadLetterReason>,
@@ -219,7 +216,8 @@ struct Transaction<'a> {
     batch: Batch,
     record: CommitRecord,
     shards: BTreeMap<(PlanIndex, u32), Arc<dyn VectorIndexRead>>,
-    removed_segments: Vec<(Vec<u8>, SegmentManifest)>,
+    /// Keys of the segments.
+    removed_segments: Vec<Vec<u8>>,
     removed_files: Vec<PathBuf>,
     tombstones: BTreeSet<Vec<u8>>,
     embedding: Duration,
@@ -233,7 +231,7 @@ impl<'a> Transaction<'a> {
         Self {
             state,
             batch: Batch::default(),
-            record: state.record(),
+            record: CommitRecord::clone(&state.record()),
             shards: BTreeMap::new(),
             removed_segments: Vec::new(),
             removed_files: Vec::new(),
@@ -249,8 +247,14 @@ impl<'a> Transaction<'a> {
         &self.state.names().indexes[usize::from(index)]
     }
 
+    /// What an index holds.
+    fn counts(&mut self, index: PlanIndex) -> &mut IndexCounts {
+        let name = self.index_name(index);
+        self.record.indexes.entry(name.to_owned()).or_default()
+    }
+
     /// Applies an epoch: what goes first, then what comes, since an update is both.
-    fn apply(&mut self, effects: impl Iterator<Item = Effect>) -> Result<(), StoreError> {
+    fn apply(&mut self, effects: impl Iterator<Item = Effect>) {
         let is_removal = |effect: &Effect| {
             matches!(
                 effect,
@@ -261,10 +265,10 @@ impl<'a> Transaction<'a> {
         removals
             .into_iter()
             .chain(rest)
-            .try_for_each(|effect| self.apply_effect(effect))
+            .for_each(|effect| self.apply_effect(effect));
     }
 
-    fn apply_effect(&mut self, effect: Effect) -> Result<(), StoreError> {
+    fn apply_effect(&mut self, effect: Effect) {
         match effect {
             Effect::Row { source, key, row } => {
                 let key = entity_key(&self.state.names().sources[usize::from(source)], &key);
@@ -278,11 +282,7 @@ impl<'a> Transaction<'a> {
                 let name = self.index_name(index);
                 self.batch.delete(Table::Documents, entity_key(name, &id));
                 self.batch.delete(Table::Texts, entity_key(name, &id));
-                self.record
-                    .indexes
-                    .entry(name.to_owned())
-                    .or_default()
-                    .documents -= 1;
+                self.counts(index).documents -= 1;
             }
             Effect::ChunkPut {
                 index,
@@ -292,20 +292,12 @@ impl<'a> Transaction<'a> {
                 let name = self.index_name(index);
                 let id = document.as_bytes().to_vec();
                 self.batch.put(Table::Chunks, chunk_key(name, &chunk), id);
-                self.record
-                    .indexes
-                    .entry(name.to_owned())
-                    .or_default()
-                    .chunks += 1;
+                self.counts(index).chunks += 1;
             }
             Effect::ChunkRemove { index, chunk } => {
                 let name = self.index_name(index);
                 self.batch.delete(Table::Chunks, chunk_key(name, &chunk));
-                self.record
-                    .indexes
-                    .entry(name.to_owned())
-                    .or_default()
-                    .chunks -= 1;
+                self.counts(index).chunks -= 1;
             }
             Effect::Embedded { index, texts, busy } => {
                 *self.embedded.entry(index).or_default() += texts;
@@ -327,12 +319,11 @@ impl<'a> Transaction<'a> {
                 read,
                 commit,
             } => {
-                self.apply_shard(index, shard, &commit)?;
+                self.apply_shard(index, shard, &commit);
                 self.shards.insert((index, shard), read);
             }
             Effect::DeadLetter(letter) => self.put_dead_letter(&letter),
         }
-        Ok(())
     }
 
     fn put_document(&mut self, index: PlanIndex, chunked: &ChunkedDocument) {
@@ -350,11 +341,7 @@ impl<'a> Transaction<'a> {
             .put(Table::Documents, key.clone(), encode(&record));
         self.batch
             .put(Table::Texts, key, document.text.as_bytes().to_vec());
-        self.record
-            .indexes
-            .entry(name.to_owned())
-            .or_default()
-            .documents += 1;
+        self.counts(index).documents += 1;
         *self.chunks_put.entry(index).or_default() += chunked.chunks.len() as u64;
     }
 
@@ -373,12 +360,7 @@ impl<'a> Transaction<'a> {
         );
     }
 
-    fn apply_shard(
-        &mut self,
-        index: PlanIndex,
-        shard: u32,
-        commit: &ShardCommit,
-    ) -> Result<(), StoreError> {
+    fn apply_shard(&mut self, index: PlanIndex, shard: u32, commit: &ShardCommit) {
         let name = self.index_name(index);
         for chunk in &commit.head_removed {
             self.batch.delete(Table::Head, head_key(name, shard, chunk));
@@ -400,9 +382,8 @@ impl<'a> Transaction<'a> {
             let directory = self.state.shard_directory(name, shard);
             let files = manifest.files.iter().map(|(file, ..)| directory.join(file));
             self.removed_files.extend(files);
-            self.removed_segments.push((key, manifest.clone()));
+            self.removed_segments.push(key);
         }
-        Ok(())
     }
 
     /// Commits.
@@ -428,8 +409,6 @@ impl<'a> Transaction<'a> {
                 .map(|((at, no), read)| (at, no, read))
                 .collect(),
             removed_files: self.removed_files,
-            embedded: self.embedded.values().sum(),
-            reused: reused_by_index.values().sum(),
             embedded_by_index: self.embedded,
             reused_by_index,
             dead_letters: self.dead_letters,
@@ -439,7 +418,7 @@ impl<'a> Transaction<'a> {
     /// Tombstones of live segments are kept; those of removed ones go with them.
     fn settle_segments(&mut self) -> Result<(), StoreError> {
         let read = self.state.snapshot();
-        for (key, _) in &self.removed_segments {
+        for key in &self.removed_segments {
             self.tombstones
                 .retain(|tombstone| !tombstone.starts_with(key));
             for held in read.scan(Table::Tombstones, key) {

@@ -98,11 +98,7 @@ pub enum ShardError {
 pub(crate) fn build(scope: Scope<'_, Epoch>, parts: &Parts, worker: usize, workers: usize) {
     let state: Arc<dyn CommittedState> = parts.state.clone();
     let feed = match worker {
-        0 => parts
-            .feed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take(),
+        0 => lock(&parts.feed).take(),
         _ => None,
     };
     let changes = ingest(scope, parts.first_epoch, feed);

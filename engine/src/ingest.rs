@@ -108,6 +108,10 @@ impl Open {
         }
     }
 
+    fn is_full(&self, budget_bytes: u64) -> bool {
+        self.bytes >= budget_bytes || self.changes.len() >= EPOCH_CHANGES_MAX
+    }
+
     fn push(&mut self, source: PlanIndex, change: Change) {
         let row_bytes = change.row.as_ref().map_or(0, |row| row.len());
         self.bytes += (row_bytes + change.key.len()) as u64;
@@ -201,7 +205,7 @@ impl Ingest {
     }
 
     fn full(&self) -> bool {
-        self.open.bytes >= self.ports.budget.bytes() || self.open.changes.len() >= EPOCH_CHANGES_MAX
+        self.open.is_full(self.ports.budget.bytes())
     }
 
     /// Takes from the sources in turns until the epoch is full or none has anything.
@@ -265,11 +269,8 @@ impl Ingest {
         } else {
             usize::MAX
         };
-        let full = |open: &Open| {
-            rest.divisible && (open.bytes >= budget || open.changes.len() >= EPOCH_CHANGES_MAX)
-        };
         let mut taken = 0;
-        while taken < limit && !full(&self.open) {
+        while taken < limit && !(rest.divisible && self.open.is_full(budget)) {
             let Some(change) = rest.changes.next() else {
                 break;
             };

@@ -275,7 +275,7 @@ impl Pipeline {
             mode,
             stop: stop.clone(),
         };
-        let (first, positions) = (state.epoch() + 1, state.record().positions);
+        let (first, positions) = (state.epoch() + 1, state.record().positions.clone());
         let ingest = spawn("ingest", move || ingest::run(ports, first, positions))?;
         let service = Arc::new(Service::new(publisher, plan.indexes, caught_up_at));
         let upkeep = start_upkeep()?;
@@ -311,15 +311,7 @@ impl Pipeline {
 
     /// How far it is.
     pub fn progress(&self) -> Progress {
-        let record = self.state.record();
-        let load = |total: &AtomicU64| total.load(Ordering::Relaxed);
-        Progress {
-            changes: load(&self.totals.changes),
-            documents: record.indexes.values().map(|counts| counts.documents).sum(),
-            chunks: record.indexes.values().map(|counts| counts.chunks).sum(),
-            embedded_chunks: load(&self.totals.embedded_chunks),
-            reused_chunks: load(&self.totals.reused_chunks),
-        }
+        progress(&self.state, &self.totals)
     }
 
     /// Waits until everything read is committed and published, and ends.
@@ -338,17 +330,28 @@ impl Pipeline {
         join(self.upkeep.1);
         committed?;
         read?;
-        let record = self.state.record();
-        let load = |total: &AtomicU64| total.load(Ordering::Relaxed);
+        let done = progress(&self.state, &self.totals);
         Ok(RunReport {
-            documents: record.indexes.values().map(|counts| counts.documents).sum(),
-            chunks: record.indexes.values().map(|counts| counts.chunks).sum(),
-            embedded_chunks: load(&self.totals.embedded_chunks),
-            reused_chunks: load(&self.totals.reused_chunks),
-            dead_letters: load(&self.totals.dead_letters),
-            epochs: load(&self.totals.epochs),
+            documents: done.documents,
+            chunks: done.chunks,
+            embedded_chunks: done.embedded_chunks,
+            reused_chunks: done.reused_chunks,
+            dead_letters: self.totals.dead_letters.load(Ordering::Relaxed),
+            epochs: self.totals.epochs.load(Ordering::Relaxed),
             seconds: self.started.elapsed().as_secs_f64(),
         })
+    }
+}
+
+fn progress(state: &State, totals: &Totals) -> Progress {
+    let record = state.record();
+    let load = |total: &AtomicU64| total.load(Ordering::Relaxed);
+    Progress {
+        changes: load(&totals.changes),
+        documents: record.indexes.values().map(|it| it.documents).sum(),
+        chunks: record.indexes.values().map(|it| it.chunks).sum(),
+        embedded_chunks: load(&totals.embedded_chunks),
+        reused_chunks: load(&totals.reused_chunks),
     }
 }
 

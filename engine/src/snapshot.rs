@@ -67,7 +67,7 @@ impl Published {
         }
         Self {
             epoch: state.epoch(),
-            positions: Arc::new(record.positions),
+            positions: Arc::new(record.positions.clone()),
             published_at: SystemTime::now(),
             store: state.snapshot(),
             indexes,

@@ -8,7 +8,7 @@
 //! letters; an embedding is computed once per content.
 
 use crate::chunks::ChunkItem;
-use crate::committed::{CommittedState, unreadable};
+use crate::committed::{Committed, CommittedState, unreadable};
 use crate::effect::{Effect, PlanIndex};
 use crate::embed_pool::{EmbedHandle, Reply, ReplyTo, Ticket};
 use crate::pending::Pending;
@@ -106,23 +106,25 @@ pub fn embed<'scope>(
         .unary(Pipeline, "embed", move |_capability, info| {
             let (sender, replies) = crossbeam_channel::unbounded();
             let activator = Arc::new(scope.worker().sync_activator_for(info.address.to_vec()));
+            let state = stage.state.clone();
             let mut waiting = WaitingRoom::new(stage, ReplyTo { sender, activator }, replies);
             move |input, output| {
                 input.for_each_stamp(|capability, batches| {
                     let Some(capability) = capability.retain_least(output.output_index()) else {
                         return;
                     };
-                    let mut out = Vec::new();
+                    let mut out: BTreeMap<Epoch, Outputs> = BTreeMap::new();
                     waiting.begin();
+                    let committed = state.read();
                     for (item, epoch, difference) in batches.flat_map(|batch| batch.drain(..)) {
-                        let at = || capability.delayed(&epoch);
-                        if difference > 0 {
-                            if let Some(vector) = waiting.arrive(item, at) {
-                                out.push((epoch, vector));
-                            }
+                        let outputs = if difference > 0 {
+                            waiting.arrive(item, &*committed, || capability.delayed(&epoch))
                         } else {
-                            out.push((epoch, waiting.leave(&item)));
-                        }
+                            Some(waiting.leave(&item))
+                        };
+                        out.entry(epoch)
+                            .or_default()
+                            .extend(outputs.into_iter().flatten());
                     }
                     for (epoch, outputs) in out {
                         output
@@ -182,22 +184,23 @@ impl WaitingRoom {
         })
     }
 
-    fn put(&self, item: &ChunkItem, vector: Embedding) -> Outputs {
+    fn put(&self, item: &ChunkItem, vector: Embedding) -> [Embedded; 2] {
         let effect = Effect::ChunkPut {
             index: self.stage.index,
             chunk: item.id,
             document: item.document.clone(),
         };
-        vec![Embedded::Effect(effect), self.vector_of(item, Some(vector))]
+        [Embedded::Effect(effect), self.vector_of(item, Some(vector))]
     }
 
     /// A chunk came: its vector if it is known, otherwise a ticket is on its way.
     fn arrive(
         &mut self,
         item: ChunkItem,
+        committed: &dyn Committed,
         capability: impl FnOnce() -> Capability<Epoch>,
-    ) -> Option<Outputs> {
-        if let Some(vector) = self.known(item.content) {
+    ) -> Option<[Embedded; 2]> {
+        if let Some(vector) = self.known(item.content, committed) {
             return Some(self.put(&item, vector));
         }
         let waiting = self.waiting.entry(item.content).or_default();
@@ -215,20 +218,19 @@ impl WaitingRoom {
         None
     }
 
-    fn leave(&self, item: &ChunkItem) -> Outputs {
+    fn leave(&self, item: &ChunkItem) -> [Embedded; 2] {
         let effect = Effect::ChunkRemove {
             index: self.stage.index,
             chunk: item.id,
         };
-        vec![Embedded::Effect(effect), self.vector_of(item, None)]
+        [Embedded::Effect(effect), self.vector_of(item, None)]
     }
 
-    fn known(&self, content: ContentHash) -> Option<Embedding> {
+    fn known(&self, content: ContentHash, committed: &dyn Committed) -> Option<Embedding> {
         if !self.stage.remember {
             return None;
         }
         self.recent.get(&content).cloned().or_else(|| {
-            let committed = self.stage.state.read();
             committed
                 .embedding(self.stage.index, content)
                 .unwrap_or_else(|e| unreadable(&e))
@@ -251,14 +253,13 @@ impl WaitingRoom {
             let mut first = true;
             for Waiting { capability, item } in waiting {
                 let epoch = *capability.time();
-                let outputs = match &vector {
-                    Ok(vector) => self.put(&item, vector.clone()),
-                    Err(error) => vec![self.refuse(&item, &error.0)],
-                };
                 let entry = done
                     .entry(epoch)
                     .or_insert_with(|| (capability, Vec::new(), 0, Duration::ZERO));
-                entry.1.extend(outputs);
+                match &vector {
+                    Ok(vector) => entry.1.extend(self.put(&item, vector.clone())),
+                    Err(error) => entry.1.push(self.refuse(&item, &error.0)),
+                }
                 if first && let Ok(vector) = &vector {
                     first = false;
                     (entry.2, entry.3) = (entry.2 + 1, entry.3 + busy);

@@ -59,7 +59,7 @@ pub(crate) struct State {
     names: Names,
     committed: AtomicU64,
     generation: AtomicU64,
-    record: RwLock<CommitRecord>,
+    record: RwLock<Arc<CommitRecord>>,
     _lock: DirectoryLock,
 }
 
@@ -87,7 +87,7 @@ impl State {
             names,
             committed: AtomicU64::new(record.epoch),
             generation: AtomicU64::new(record.cache.generation.into()),
-            record: RwLock::new(record),
+            record: RwLock::new(Arc::new(record)),
             _lock: lock,
         })
     }
@@ -97,7 +97,7 @@ impl State {
     }
 
     /// The last commit.
-    pub(crate) fn record(&self) -> CommitRecord {
+    pub(crate) fn record(&self) -> Arc<CommitRecord> {
         self.record
             .read()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -116,7 +116,7 @@ impl State {
         *self
             .record
             .write()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = record;
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(record);
         self.generation.store(generation.into(), Ordering::Release);
         self.committed.store(epoch, Ordering::Release);
         Ok(())
