@@ -99,8 +99,10 @@ fn read_log(path: &Path) -> usize {
     let start = SourceStart {
         name: "bench".into(),
         positions: BTreeMap::new(),
+        fingerprints: BTreeMap::new(),
         held: Arc::new(HeldMap::default()),
         mode: ReadMode::UntilCaughtUp,
+        is_trial: true,
         stop: StopSignal::new(),
     };
     let mut sink = CountingSink::default();

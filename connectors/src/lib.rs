@@ -12,6 +12,7 @@ pub mod envelope;
 pub mod files;
 pub mod jsonl;
 pub mod kafka;
+mod redecode;
 #[cfg(feature = "testing")]
 pub mod testing;
 

@@ -69,14 +69,14 @@ fn write(root: &Path, key: &str, text: impl AsRef<[u8]>) {
 }
 
 fn content(rows: &HeldMap, key: &str) -> Option<String> {
-    let row = rows.0.get(key)?;
+    let row = rows.rows.get(key)?;
     let row: serde_json::Value = serde_json::from_str(row).unwrap();
     assert_eq!(row["path"], key);
     Some(row["content"].as_str().unwrap().to_owned())
 }
 
 fn keys(rows: &HeldMap) -> Vec<String> {
-    rows.0.keys().map(|key| key.to_string()).collect()
+    rows.rows.keys().map(|key| key.to_string()).collect()
 }
 
 fn keys_of(changes: &[Change]) -> Vec<(String, bool)> {
@@ -146,7 +146,7 @@ fn the_first_reading_takes_documents_only() {
     );
     assert_eq!(content(&rows, "a/page.html").unwrap(), "T\n\nx");
     assert_eq!(content(&rows, "empty.md").unwrap(), "");
-    let row: serde_json::Value = serde_json::from_str(&rows.0["a/c.rst"]).unwrap();
+    let row: serde_json::Value = serde_json::from_str(&rows.rows["a/c.rst"]).unwrap();
     assert_eq!((&row["format"], &row["bytes"]), (&"rst".into(), &4.into()));
     let modified_at = fs::metadata(root.join("a/c.rst"))
         .unwrap()
@@ -186,7 +186,7 @@ fn a_restart_tells_differences_only() {
     }
     let first = read_once(root, "", HeldMap::default(), 0);
     let held = first.fold(HeldMap::default());
-    assert_eq!(held.0.len(), 5);
+    assert_eq!(held.rows.len(), 5);
 
     write(root, "edited.md", "# edited, longer");
     write(root, "new.md", "# new");

@@ -12,12 +12,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use vectide_connectors::JsonlConfig;
-use vectide_connectors::testing::{HeldMap, RecordedRun, RecordingSink, run_source};
+use vectide_connectors::testing::{HeldMap, RecordedRun, RecordingSink, Resume, run_source};
 use vectide_model::{
     DeadLetterReason, OpenContext, Partition, ReadMode, Source, SourceConfig, SourceError,
 };
 
-type Positions = BTreeMap<Partition, u64>;
+type Positions = Resume;
 
 const CHANGE_FORMAT: &str =
     r#"{"type": "change", "key": "path", "op": "op", "transaction": "commit"}"#;
@@ -96,7 +96,7 @@ fn manifest_of(rows: &HeldMap) -> BTreeMap<String, String> {
             hex
         })
     };
-    rows.0
+    rows.rows
         .iter()
         .map(|(key, row)| (key.to_string(), hash(row)))
         .collect()
@@ -125,7 +125,7 @@ fn the_real_history_folds_to_its_manifest() {
     let whole = read_all(
         Path::new("/"),
         config(path, CHANGE_FORMAT, ""),
-        &Positions::new(),
+        &Positions::default(),
     );
     assert_eq!(whole.dead_letters(), []);
     let batches = whole.batches();
@@ -149,12 +149,12 @@ fn the_real_history_folds_to_its_manifest() {
     let mut first = start(
         Path::new("/"),
         config(path, CHANGE_FORMAT, ""),
-        &Positions::new(),
+        &Positions::default(),
         sink,
     );
     first.join().unwrap();
     assert_eq!(first.batches().len(), 2_000);
-    let positions = first.positions(Positions::new());
+    let positions = first.resume(Positions::default());
     let rest = read_all(Path::new("/"), config(path, CHANGE_FORMAT, ""), &positions);
     assert_eq!(rest.changes().len() + first.changes().len(), 14_133);
     let rows = rest.fold(first.fold(HeldMap::default()));
@@ -189,7 +189,7 @@ fn every_kind_of_line_is_a_change_or_a_dead_letter() {
     let run = read_all(
         directory.path(),
         config("log.jsonl", CHANGE_FORMAT, ""),
-        &Positions::new(),
+        &Positions::default(),
     );
 
     use DeadLetterReason::*;
@@ -232,7 +232,7 @@ fn every_kind_of_line_is_a_change_or_a_dead_letter() {
         Some(r#"{"path":"b","op":"c","commit":1}"#)
     );
     assert_eq!(changes[2].1, None);
-    let end = run.positions(Positions::new())["log.jsonl"];
+    let end = run.resume(Positions::default()).positions["log.jsonl"];
     assert_eq!(end, text.len() as u64);
 }
 
@@ -243,7 +243,7 @@ fn transactions_are_batches() {
     let run = read_all(
         directory.path(),
         config("log.jsonl", CHANGE_FORMAT, ""),
-        &Positions::new(),
+        &Positions::default(),
     );
     let batches = run.batches();
     let keys: Vec<Vec<&str>> = batches
@@ -277,7 +277,7 @@ fn transactions_are_batches() {
         CHANGE_FORMAT,
         r#", "max_transaction_changes": 5"#,
     );
-    let run = read_all(directory.path(), limited, &Positions::new());
+    let run = read_all(directory.path(), limited, &Positions::default());
     let sizes: Vec<usize> = run
         .batches()
         .iter()
@@ -321,7 +321,7 @@ fn plain_gzip_and_zstandard_are_equal_from_every_position() {
     let plain = read_all(
         directory.path(),
         config("log.jsonl", CHANGE_FORMAT, ""),
-        &Positions::new(),
+        &Positions::default(),
     );
     let expected = offsets_and_rows(&plain);
     assert!(expected.len() > 40);
@@ -330,7 +330,7 @@ fn plain_gzip_and_zstandard_are_equal_from_every_position() {
         .collect();
     for name in ["log.jsonl", "log.jsonl.gz", "log.jsonl.zst"] {
         for from in &line_starts {
-            let positions = Positions::from([(Partition::from(name), *from)]);
+            let positions = Positions::from(BTreeMap::from([(Partition::from(name), *from)]));
             let run = read_all(
                 directory.path(),
                 config(name, CHANGE_FORMAT, ""),
@@ -373,10 +373,10 @@ fn another_log_under_the_same_name_is_a_lost_position() {
         let run = read_all(
             directory.path(),
             config(name, CHANGE_FORMAT, ""),
-            &Positions::new(),
+            &Positions::default(),
         );
-        let positions = run.positions(Positions::new());
-        assert_eq!(positions[name], old.len() as u64);
+        let positions = run.resume(Positions::default());
+        assert_eq!(positions.positions[name], old.len() as u64);
 
         // Grown: the rest is read, and the position of the end stays good.
         write_log(
@@ -412,7 +412,7 @@ fn a_log_that_ended_without_a_line_end_is_read_on() {
         b"{\"path\":\"a\",\"op\":\"c\"}",
     );
     let config = || config("log.jsonl", CHANGE_FORMAT, "");
-    let first = read_all(directory.path(), config(), &Positions::new());
+    let first = read_all(directory.path(), config(), &Positions::default());
     assert_eq!(first.changes().len(), 1);
     write_log(
         directory.path(),
@@ -422,7 +422,7 @@ fn a_log_that_ended_without_a_line_end_is_read_on() {
     let rest = read_all(
         directory.path(),
         config(),
-        &first.positions(Positions::new()),
+        &first.resume(Positions::default()),
     );
     assert_eq!(&*rest.changes()[0].key, "b");
     assert_eq!((rest.changes().len(), rest.dead_letters().len()), (1, 0));
@@ -439,7 +439,7 @@ fn broken_archives_and_missing_files_are_named() {
         let mut run = start(
             directory.path(),
             config(name, CHANGE_FORMAT, ""),
-            &Positions::new(),
+            &Positions::default(),
             RecordingSink::default(),
         );
         assert!(matches!(run.join(), Err(SourceError::Failed { .. })));
@@ -486,7 +486,7 @@ fn a_followed_log_grows_and_its_transactions_stay_whole() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("log.jsonl");
     let mut log = Appender::open(&path);
-    let mut run = follow(directory.path(), &Positions::new());
+    let mut run = follow(directory.path(), &Positions::default());
     run.wait_until("caught up with nothing", |run| run.times_caught_up() == 1);
 
     log.append("{\"path\":\"a\",\"op\":\"c\",\"commit\":1}\n{\"path\":\"b\",\"op\"");
@@ -502,7 +502,7 @@ fn a_followed_log_grows_and_its_transactions_stay_whole() {
     run.wait_until("the third change", |run| run.changes().len() == 3);
     std::thread::sleep(std::time::Duration::from_millis(400));
     assert_eq!(run.changes().len(), 3);
-    let middle = run.positions(Positions::new());
+    let middle = run.resume(Positions::default());
     run.stop().unwrap();
 
     let mut rest = follow(directory.path(), &middle);
@@ -520,7 +520,7 @@ fn a_followed_log_that_is_replaced_is_a_lost_position() {
     let directory = TempDir::new().unwrap();
     let line = "{\"path\":\"a\",\"op\":\"c\"}\n";
     let path = write_log(directory.path(), "log.jsonl", line.as_bytes());
-    let mut run = follow(directory.path(), &Positions::new());
+    let mut run = follow(directory.path(), &Positions::default());
     run.wait_until("read", |run| run.changes().len() == 1);
     let other = write_log(directory.path(), "other.jsonl", line.repeat(3).as_bytes());
     std::fs::rename(other, path).unwrap();
@@ -552,16 +552,16 @@ fn a_growing_log_can_be_read_until_caught_up() {
         }
     });
     let followed = || config("log.jsonl", CHANGE_FORMAT, r#", "follow": true"#);
-    let first = read_all(directory.path(), followed(), &Positions::new());
+    let first = read_all(directory.path(), followed(), &Positions::default());
     assert!(!writer.is_finished() || first.changes().len() >= 1000);
     assert!(first.changes().len() >= 1000);
     writer.join().unwrap();
-    let positions = first.positions(Positions::new());
+    let positions = first.resume(Positions::default());
     let rest = read_all(directory.path(), followed(), &positions);
     let whole = read_all(
         directory.path(),
         config("log.jsonl", CHANGE_FORMAT, ""),
-        &Positions::new(),
+        &Positions::default(),
     );
     assert_eq!(
         first.changes().len() + rest.changes().len(),
@@ -625,14 +625,14 @@ proptest! {
         let name = format!("log.jsonl{suffix}");
         write_log(directory.path(), &name, render(&kinds, line_end).as_bytes());
         let config = || config(&name, CHANGE_FORMAT, r#", "max_line": "200B""#);
-        let whole = read_all(directory.path(), config(), &Positions::new());
+        let whole = read_all(directory.path(), config(), &Positions::default());
 
-        let (mut positions, mut changes, mut letters) = (Positions::new(), Vec::new(), Vec::new());
+        let (mut positions, mut changes, mut letters) = (Positions::default(), Vec::new(), Vec::new());
         let rounds = stops.into_iter().map(RecordingSink::stopping_after);
         for sink in rounds.chain([RecordingSink::default()]) {
             let mut run = start(directory.path(), config(), &positions, sink);
             run.join().unwrap();
-            positions = run.positions(positions);
+            positions = run.resume(positions);
             changes.extend(run.changes());
             letters.extend(run.dead_letters());
         }

@@ -103,7 +103,7 @@ fn produce(broker: &KafkaBroker, topic: &str, records: &[(i32, &str, Option<&str
 }
 
 fn rows(run: &RecordedRun, before: &HeldMap) -> Vec<(String, String)> {
-    let rows = run.fold(before.clone()).0.into_iter();
+    let rows = run.fold(before.clone()).rows.into_iter();
     rows.map(|(key, row)| (key.to_string(), row.to_string()))
         .collect()
 }

@@ -148,6 +148,7 @@ impl Committer<'_> {
             transaction.apply(letters.chain(effects));
             transaction.record.epoch = *epoch;
             transaction.record.positions = meta.positions.clone();
+            transaction.record.fingerprints = meta.fingerprints.clone();
             costs.push((meta.input_bytes, transaction.embedding - before));
         }
         let done = transaction.finish()?;

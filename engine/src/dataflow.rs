@@ -102,8 +102,13 @@ pub(crate) fn build(scope: Scope<'_, Epoch>, parts: &Parts, worker: usize, worke
         _ => None,
     };
     let changes = ingest(scope, parts.first_epoch, feed);
-    let updates = upsert(changes, state.clone());
-    let mut effects: Vec<Effects<'_>> = vec![row_effects(updates.clone())];
+    let upserted = upsert(changes, state.clone());
+    let updates = upserted.clone().flat_map(Result::ok);
+    let incomplete = upserted.flat_map(Result::err);
+    let mut effects: Vec<Effects<'_>> = vec![
+        row_effects(updates.clone()),
+        incomplete.map(|letter| Effect::DeadLetter(*letter)),
+    ];
     for (number, (source, view)) in parts.views.iter().enumerate() {
         let readers: Vec<_> = parts
             .indexes

@@ -45,6 +45,7 @@ pub(crate) enum SourceEvent {
 pub(crate) struct EpochMeta {
     pub(crate) epoch: Epoch,
     pub(crate) positions: Positions,
+    pub(crate) fingerprints: Positions,
     pub(crate) dead_letters: Vec<DeadLetter>,
     pub(crate) changed_at: Vec<SystemTime>,
     pub(crate) input_bytes: u64,
@@ -126,7 +127,7 @@ impl Open {
 pub(crate) fn run(
     ports: IngestPorts,
     first: Epoch,
-    positions: Positions,
+    (positions, fingerprints): (Positions, Positions),
 ) -> Result<(), SourceError> {
     let lanes = ports
         .sources
@@ -152,6 +153,7 @@ pub(crate) fn run(
         lanes,
         open,
         positions,
+        fingerprints,
         next: first,
         turn: 0,
     }
@@ -164,6 +166,7 @@ struct Ingest {
     lanes: Vec<Lane>,
     open: Open,
     positions: Positions,
+    fingerprints: Positions,
     /// Number of the open epoch.
     next: Epoch,
     /// Whose turn it is.
@@ -227,6 +230,10 @@ impl Ingest {
                 Ok(SourceEvent::Batch(batch)) => {
                     self.open.moved |= !batch.dead_letters.is_empty();
                     self.open.dead_letters.extend(batch.dead_letters);
+                    if !batch.fingerprints.is_empty() {
+                        let held = self.fingerprints.entry(lane.name.clone()).or_default();
+                        held.extend(batch.fingerprints);
+                    }
                     lane.rest = Some(Rest {
                         changes: batch.changes.into_iter(),
                         positions: batch.positions,
@@ -314,6 +321,7 @@ impl Ingest {
         let meta = EpochMeta {
             epoch,
             positions: self.positions.clone(),
+            fingerprints: self.fingerprints.clone(),
             dead_letters: open.dead_letters,
             changed_at: open.changed_at,
             input_bytes: open.bytes,

@@ -182,16 +182,14 @@ fn start_source(
 ) -> io::Result<(Receiver<SourceEvent>, JoinHandle<()>)> {
     let (events, receiver) = bounded(SOURCE_QUEUE_BATCHES);
     let PlannedSource { name, source, .. } = planned;
+    let record = state.record();
     let start = SourceStart {
         name: name.clone(),
-        positions: state
-            .record()
-            .positions
-            .get(&name)
-            .cloned()
-            .unwrap_or_default(),
+        positions: record.positions.get(&name).cloned().unwrap_or_default(),
+        fingerprints: record.fingerprints.get(&name).cloned().unwrap_or_default(),
         held: state.held_rows(name.clone()),
         mode,
+        is_trial: false,
         stop: stop.clone(),
     };
     let mut sink = ChannelSink {
@@ -275,8 +273,9 @@ impl Pipeline {
             mode,
             stop: stop.clone(),
         };
-        let (first, positions) = (state.epoch() + 1, state.record().positions.clone());
-        let ingest = spawn("ingest", move || ingest::run(ports, first, positions))?;
+        let (first, record) = (state.epoch() + 1, state.record());
+        let resumed = (record.positions.clone(), record.fingerprints.clone());
+        let ingest = spawn("ingest", move || ingest::run(ports, first, resumed))?;
         let service = Arc::new(Service::new(publisher, plan.indexes, caught_up_at));
         let upkeep = start_upkeep()?;
         Ok(Self {

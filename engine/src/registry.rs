@@ -3,8 +3,8 @@
 use serde_json::Value;
 use std::sync::Arc;
 use vectide_model::{
-    Chunker, ChunkerConfig, ComponentError, OpenContext, OpenEmbedder, Source, SourceConfig,
-    TokenCounter, VectorIndexFactory,
+    Chunker, ChunkerConfig, ComponentError, ConnectionCheck, OpenContext, OpenEmbedder, Redecoder,
+    Source, SourceConfig, TokenCounter, VectorIndexFactory,
 };
 
 /// All components, by the names that configurations use.
@@ -28,6 +28,13 @@ pub trait AnySourceConfig: Send + Sync {
     /// # Errors
     /// When it can't run as configured.
     fn open(self: Box<Self>, context: &OpenContext) -> Result<Box<dyn Source>, ComponentError>;
+    /// Looks at what the source needs in the outside world.
+    fn check_connection(&self, context: &OpenContext) -> Vec<ConnectionCheck>;
+    /// What decodes its dead letters again.
+    ///
+    /// # Errors
+    /// When it can't be had.
+    fn redecoder(&self, context: &OpenContext) -> Result<Box<dyn Redecoder>, ComponentError>;
 }
 
 impl<C: SourceConfig> AnySourceConfig for C {
@@ -36,6 +43,12 @@ impl<C: SourceConfig> AnySourceConfig for C {
     }
     fn open(self: Box<Self>, context: &OpenContext) -> Result<Box<dyn Source>, ComponentError> {
         SourceConfig::open(*self, context)
+    }
+    fn check_connection(&self, context: &OpenContext) -> Vec<ConnectionCheck> {
+        SourceConfig::check_connection(self, context)
+    }
+    fn redecoder(&self, context: &OpenContext) -> Result<Box<dyn Redecoder>, ComponentError> {
+        SourceConfig::redecoder(self, context)
     }
 }
 

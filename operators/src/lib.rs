@@ -14,6 +14,7 @@ mod embed_pool;
 mod index;
 mod ingest;
 mod pending;
+mod unchanged;
 mod upsert;
 
 pub mod chunk;
@@ -27,4 +28,4 @@ pub use embed::{ChunkVector, EmbedStage, Embedded, embed, shard_of};
 pub use embed_pool::{EmbedHandle, EmbedPool};
 pub use index::{OwnedShards, index};
 pub use ingest::{ClosedEpoch, Feed, ingest};
-pub use upsert::{RowUpdate, SourcedChange, upsert};
+pub use upsert::{RowUpdate, SourcedChange, UpsertResult, upsert};

@@ -4,12 +4,16 @@
 //! one, so this operator reduces each epoch to the greatest position per key before it compares
 //! with the row held.
 //!
+//! A change that leaves out what did not change is completed from the row before it; where there is
+//! none it is a dead letter, and the key stays as it was.
+//!
 //! Invariant: how changes fall into epochs never changes the rows after the last one. Within a
 //! partition the greater offset wins, also across epochs; between partitions, the later arrival.
 
 use crate::committed::{CommittedState, unreadable};
 use crate::effect::{HeldRow, PlanIndex};
 use crate::pending::Pending;
+use crate::unchanged::complete;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -18,7 +22,7 @@ use std::sync::Arc;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::operator::Operator;
-use vectide_model::{Change, Epoch, Key, Position};
+use vectide_model::{Change, DeadLetter, DeadLetterReason, Epoch, Key, Position, Row};
 
 /// A change with the source it is from.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -44,11 +48,25 @@ pub struct RowUpdate {
 
 type RowKey = (PlanIndex, Key);
 
-/// The last change of a key within an epoch.
-struct Last {
+/// A row update, or a change that could not become one.
+pub type UpsertResult = Result<RowUpdate, Box<DeadLetter>>;
+
+/// One change of a key within an epoch.
+struct Step {
     position: Position,
-    row: Option<vectide_model::Row>,
+    row: Option<Row>,
+    unchanged_fields: Vec<Arc<str>>,
 }
+
+impl Step {
+    fn is_whole(&self) -> bool {
+        self.unchanged_fields.is_empty()
+    }
+}
+
+/// The changes of a key within an epoch that decide its row: the last one, and where that needs
+/// those before it, they too.
+type Steps = Vec<Step>;
 
 /// Routes a key to the worker that holds its row. Not persisted, so any hash will do.
 fn route(change: &SourcedChange) -> u64 {
@@ -57,11 +75,12 @@ fn route(change: &SourcedChange) -> u64 {
     hasher.finish()
 }
 
-/// Turns changes into row updates, at most one per key and epoch.
+/// Turns changes into row updates, at most one per key and epoch, and changes that can't be applied
+/// into dead letters.
 pub fn upsert<'scope>(
     changes: Stream<'scope, Epoch, Vec<SourcedChange>>,
     state: Arc<dyn CommittedState>,
-) -> Stream<'scope, Epoch, Vec<RowUpdate>> {
+) -> Stream<'scope, Epoch, Vec<UpsertResult>> {
     changes
         .unary_frontier(Exchange::new(route), "upsert", |_capability, _info| {
             let mut rows = Rows {
@@ -75,39 +94,45 @@ pub fn upsert<'scope>(
                         return;
                     };
                     let epoch = *capability.time();
-                    let (_, last) = open
+                    let (_, steps) = open
                         .entry(epoch)
                         .or_insert_with(|| (capability, FxHashMap::default()));
                     batches
                         .flat_map(|batch| batch.drain(..))
-                        .for_each(|it| keep_last(last, it));
+                        .for_each(|it| add_step(steps, it));
                 });
                 while let Some(entry) = open.first_entry() {
                     if frontier.frontier().less_equal(entry.key()) {
                         break;
                     }
-                    let (epoch, (capability, last)) = entry.remove_entry();
+                    let (epoch, (capability, steps)) = entry.remove_entry();
                     output
                         .session(&capability)
-                        .give_iterator(rows.apply(epoch, last).into_iter());
+                        .give_iterator(rows.apply(epoch, steps).into_iter());
                 }
             }
         })
-        .container::<Vec<RowUpdate>>()
+        .container::<Vec<UpsertResult>>()
 }
 
-fn keep_last(last: &mut FxHashMap<RowKey, Last>, sourced: SourcedChange) {
+fn add_step(steps: &mut FxHashMap<RowKey, Steps>, sourced: SourcedChange) {
     let Change {
-        key, row, position, ..
+        key,
+        row,
+        unchanged_fields,
+        position,
+        ..
     } = sourced.change;
-    let new = Last { position, row };
-    match last.entry((sourced.source, key)) {
-        std::collections::hash_map::Entry::Vacant(entry) => drop(entry.insert(new)),
-        std::collections::hash_map::Entry::Occupied(mut entry) => {
-            if !is_stale(&new.position, &entry.get().position) {
-                entry.insert(new);
-            }
-        }
+    let step = Step {
+        position,
+        row,
+        unchanged_fields,
+    };
+    let of_key = steps.entry((sourced.source, key)).or_default();
+    match of_key.last_mut() {
+        Some(last) if is_stale(&step.position, &last.position) => {}
+        Some(last) if step.is_whole() && last.is_whole() => *last = step,
+        _ => of_key.push(step),
     }
 }
 
@@ -122,36 +147,69 @@ struct Rows {
 }
 
 impl Rows {
-    fn apply(&mut self, epoch: Epoch, changes: FxHashMap<RowKey, Last>) -> Vec<RowUpdate> {
+    fn apply(&mut self, epoch: Epoch, changes: FxHashMap<RowKey, Steps>) -> Vec<UpsertResult> {
         self.pending.forget_committed(self.state.epoch());
         let committed = self.state.read();
-        let mut updates = Vec::with_capacity(changes.len());
-        for ((source, key), Last { position, row }) in changes {
-            let row_key = (source, key);
+        let mut results = Vec::with_capacity(changes.len());
+        for (row_key, steps) in changes {
             let old = match self.pending.get(&row_key) {
                 Some(held) => held.clone(),
                 None => committed
-                    .row(source, &row_key.1)
+                    .row(row_key.0, &row_key.1)
                     .unwrap_or_else(|e| unreadable(&e)),
             };
-            if old
-                .as_ref()
-                .is_some_and(|old| is_stale(&position, &old.position))
-            {
-                continue;
+            let mut new = old.clone();
+            for step in steps {
+                match apply_step(&row_key.1, new.as_ref(), step) {
+                    Ok(Some(row)) => new = row,
+                    Ok(None) => {}
+                    Err(letter) => results.push(Err(letter)),
+                }
             }
-            let new = row.map(|row| HeldRow { row, position });
             if old == new {
                 continue;
             }
             self.pending.insert(epoch, row_key.clone(), new.clone());
-            updates.push(RowUpdate {
+            let (source, key) = row_key;
+            results.push(Ok(RowUpdate {
                 source,
-                key: row_key.1,
+                key,
                 old,
                 new,
-            });
+            }));
         }
-        updates
+        results
     }
+}
+
+/// The row after a change; `None` when the change was overtaken.
+fn apply_step(
+    key: &Key,
+    held: Option<&HeldRow>,
+    step: Step,
+) -> Result<Option<Option<HeldRow>>, Box<DeadLetter>> {
+    let Step {
+        position,
+        row,
+        unchanged_fields,
+    } = step;
+    if held.is_some_and(|held| is_stale(&position, &held.position)) {
+        return Ok(None);
+    }
+    let row = match row {
+        Some(row) if !unchanged_fields.is_empty() => {
+            let completed = complete(&row, &unchanged_fields, held.map(|held| &held.row));
+            Some(completed.map_err(|detail| {
+                Box::new(DeadLetter::new(
+                    DeadLetterReason::Incomplete,
+                    position.clone(),
+                    Some(key.clone()),
+                    detail,
+                    row.as_bytes(),
+                ))
+            })?)
+        }
+        row => row,
+    };
+    Ok(Some(row.map(|row| HeldRow { row, position })))
 }

@@ -43,6 +43,7 @@ impl Source for Script {
                 .map(|((key, text), offset)| Change {
                     key: key.into(),
                     row: text.map(|text| serde_json::json!({ "text": text }).to_string().into()),
+                    unchanged_fields: Vec::new(),
                     position: Position {
                         source: start.name.clone(),
                         partition: partition.clone(),

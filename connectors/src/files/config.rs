@@ -7,8 +7,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Duration;
-use vectide_model::{ByteSize, HumanDuration};
-use vectide_model::{ComponentError, OpenContext, Source, SourceConfig};
+use vectide_model::{
+    ByteSize, ComponentError, ConnectionCheck, HumanDuration, OpenContext, Redecoder, Source,
+    SourceConfig,
+};
 
 /// A directory of documents: its files are the rows, their relative paths the keys.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -113,16 +115,7 @@ impl SourceConfig for FilesConfig {
         if let Some(error) = self.check().into_iter().next() {
             return Err(error);
         }
-        let path = context.config_dir.join(&self.path);
-        let hint = "name an existing folder; relative paths start at the configuration's folder";
-        let root = path.canonicalize().map_err(|error| {
-            let fact = format!("{} can't be read: {error}", path.display());
-            ComponentError::new("path", fact, hint)
-        })?;
-        if !root.is_dir() {
-            let fact = format!("{} is not a folder", path.display());
-            return Err(ComponentError::new("path", fact, hint));
-        }
+        let root = self.root(context)?;
         let patterns =
             FilePatterns::new(&self.include, &self.exclude).map_err(|(field, index, fault)| {
                 ComponentError::new(format!("{field}[{index}]"), fault, "")
@@ -133,6 +126,38 @@ impl SourceConfig for FilesConfig {
             file_bytes_max: self.max_file,
             is_watched: self.watch,
         }))
+    }
+
+    fn check_connection(&self, context: &OpenContext) -> Vec<ConnectionCheck> {
+        let root = self.root(context);
+        vec![ConnectionCheck {
+            what: format!("folder {}", context.config_dir.join(&self.path).display()),
+            result: root.map(|_| "can be read".into()),
+        }]
+    }
+
+    fn redecoder(&self, _: &OpenContext) -> Result<Box<dyn Redecoder>, ComponentError> {
+        Err(ComponentError::new(
+            "",
+            "a file that became a dead letter is not replayed: it is read again when it changes",
+            "repair the file",
+        ))
+    }
+}
+
+impl FilesConfig {
+    /// The folder, without links and relative steps.
+    fn root(&self, context: &OpenContext) -> Result<PathBuf, ComponentError> {
+        let path = context.config_dir.join(&self.path);
+        let hint = "name an existing folder; relative paths start at the configuration's folder";
+        let root = path
+            .canonicalize()
+            .and_then(|root| root.read_dir().map(|_| root))
+            .map_err(|error| {
+                let fact = format!("{} can't be read as a folder: {error}", path.display());
+                ComponentError::new("path", fact, hint)
+            })?;
+        Ok(root)
     }
 }
 

@@ -335,6 +335,7 @@ impl<'a> Run<'a> {
         let change = Change {
             key: Key::from(key),
             row,
+            unchanged_fields: Vec::new(),
             position: self.next_position(),
             changed_at,
         };

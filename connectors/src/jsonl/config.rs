@@ -2,13 +2,18 @@
 
 use super::JsonlSource;
 use super::input::{Compression, LogFile};
+use crate::envelope::RawRecord;
 use crate::envelope::change::ChangeDecoder;
+use crate::redecode::RecordRedecoder;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use vectide_model::ByteSize;
-use vectide_model::{ComponentError, OpenContext, Partition, Source, SourceConfig};
+use std::time::SystemTime;
+use vectide_model::{
+    ByteSize, Change, ComponentError, ConnectionCheck, DeadLetter, OpenContext, Partition,
+    Redecoder, Row, Source, SourceConfig,
+};
 
 /// A log of changes, one JSON object a line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -118,15 +123,10 @@ impl SourceConfig for JsonlConfig {
         if let Some(error) = self.check().into_iter().next() {
             return Err(error);
         }
-        let JsonlFormat::Change {
-            key,
-            op,
-            transaction,
-        } = &self.format;
         let path = context.config_dir.join(&self.path);
         check_file(&path)?;
         Ok(Box::new(JsonlSource {
-            decoder: ChangeDecoder::new(key, op.as_deref(), transaction.as_deref()),
+            decoder: self.format.decoder(),
             partition: Partition::from(self.path.to_string_lossy()),
             is_followed: self.follow,
             line_bytes_max: self.max_line.as_usize(),
@@ -137,12 +137,52 @@ impl SourceConfig for JsonlConfig {
             },
         }))
     }
+
+    fn check_connection(&self, context: &OpenContext) -> Vec<ConnectionCheck> {
+        let path = context.config_dir.join(&self.path);
+        vec![ConnectionCheck {
+            what: format!("log {}", path.display()),
+            result: check_file(&path).map(|bytes| format!("{bytes} bytes")),
+        }]
+    }
+
+    fn redecoder(&self, _: &OpenContext) -> Result<Box<dyn Redecoder>, ComponentError> {
+        let decoder = self.format.decoder();
+        Ok(Box::new(RecordRedecoder(
+            move |record: &RawRecord<'_>, letter: &DeadLetter| {
+                let decoded = decoder.decode(record.value.unwrap_or_default())?;
+                let changes = decoded.map(|line| Change {
+                    key: line.key,
+                    row: line.row.map(Row::from),
+                    unchanged_fields: Vec::new(),
+                    position: letter.position.clone(),
+                    changed_at: SystemTime::now(),
+                });
+                Ok(changes.into_iter().collect())
+            },
+        )))
+    }
 }
 
-fn check_file(path: &Path) -> Result<(), ComponentError> {
+impl JsonlFormat {
+    fn decoder(&self) -> ChangeDecoder {
+        let Self::Change {
+            key,
+            op,
+            transaction,
+        } = self;
+        ChangeDecoder::new(key, op.as_deref(), transaction.as_deref())
+    }
+}
+
+/// The size of the log in bytes.
+fn check_file(path: &Path) -> Result<u64, ComponentError> {
     let fault = match std::fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => "is a folder".to_owned(),
-        Ok(_) => return Ok(()),
+        Ok(metadata) => match std::fs::File::open(path) {
+            Ok(_) => return Ok(metadata.len()),
+            Err(error) => format!("can't be read: {error}"),
+        },
         Err(error) => format!("can't be read: {error}"),
     };
     Err(ComponentError::new(

@@ -1,8 +1,8 @@
 //! A log of changes, one JSON object a line: plain, gzip or Zstandard, read to its end or followed.
 //!
 //! Positions: the partition is the path as the configuration has it, the offset the byte at which a
-//! line starts in the uncompressed log. Beside it stands the partition `PATH#first-line`, whose
-//! "offset" is a fingerprint of the first line: a log that was replaced is told by it.
+//! line starts in the uncompressed log. The fingerprint of a log is that of its first line: a log
+//! that was replaced is told by it.
 //!
 //! Batches: without `transaction` in the format, changes stand alone and travel in groups. With it,
 //! consecutive lines of one transaction are one batch. At the end of a file that is followed the
@@ -44,9 +44,6 @@ const FOLLOW_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How often a followed log is compared with what its path leads to.
 const REPLACED_INTERVAL: Duration = Duration::from_millis(200);
-
-/// Suffix of the partition that holds the fingerprint of the first line.
-const FINGERPRINT_SUFFIX: &str = "#first-line";
 
 /// A line log that is ready to run.
 struct JsonlSource {
@@ -119,7 +116,6 @@ struct Run<'a> {
     sink: &'a mut dyn SourceSink,
     lines: LineReader<LogBytes>,
     batches: TransactionBatches,
-    fingerprint_partition: Partition,
     /// Known once the log has a first line.
     fingerprint: Option<u64>,
     is_fingerprint_sent: bool,
@@ -135,9 +131,7 @@ impl<'a> Run<'a> {
         sink: &'a mut dyn SourceSink,
     ) -> Result<Self, End> {
         let offset = start.positions.get(&source.partition).copied().unwrap_or(0);
-        let fingerprint_partition =
-            Partition::from(format!("{}{FINGERPRINT_SUFFIX}", source.partition));
-        let recorded = start.positions.get(&fingerprint_partition).copied();
+        let recorded = start.fingerprints.get(&source.partition).copied();
         let opened = source.file.stored()?;
         let fingerprint = source.file.fingerprint(!source.is_followed)?;
         if offset > 0 && recorded.is_some() && recorded != fingerprint {
@@ -160,7 +154,6 @@ impl<'a> Run<'a> {
                 source.partition.clone(),
                 source.transaction_changes_max,
             ),
-            fingerprint_partition,
             fingerprint,
             is_fingerprint_sent: offset > 0 && recorded.is_some(),
             opened,
@@ -294,8 +287,8 @@ impl<'a> Run<'a> {
                 self.fingerprint = self.source.file.fingerprint(!self.source.is_followed)?;
             }
             if let Some(fingerprint) = self.fingerprint {
-                let partition = self.fingerprint_partition.clone();
-                batch.positions.insert(partition, fingerprint);
+                let partition = self.source.partition.clone();
+                batch.fingerprints.insert(partition, fingerprint);
                 self.is_fingerprint_sent = true;
             }
         }
@@ -341,6 +334,7 @@ impl JsonlSource {
                 let change = Change {
                     key,
                     row: row.map(Row::from),
+                    unchanged_fields: Vec::new(),
                     position,
                     changed_at: SystemTime::now(),
                 };

@@ -3,11 +3,15 @@
 use super::KafkaSource;
 use super::properties::ALLOWED;
 use crate::envelope::{Decoded, RawRecord, Rejected, debezium, upsert};
+use crate::redecode::RecordRedecoder;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use vectide_model::ByteSize;
-use vectide_model::{ComponentError, OpenContext, Source, SourceConfig};
+use std::time::SystemTime;
+use vectide_model::{
+    ByteSize, Change, ComponentError, ConnectionCheck, DeadLetter, OpenContext, Redecoder, Source,
+    SourceConfig,
+};
 
 /// Topics of a Kafka cluster.
 #[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -134,6 +138,29 @@ impl SourceConfig for KafkaConfig {
             Some(error) => Err(error),
             None => Ok(Box::new(KafkaSource { config: self })),
         }
+    }
+
+    fn check_connection(&self, _: &OpenContext) -> Vec<ConnectionCheck> {
+        super::connection::check(self)
+    }
+
+    fn redecoder(&self, _: &OpenContext) -> Result<Box<dyn Redecoder>, ComponentError> {
+        let format = self.format;
+        Ok(Box::new(RecordRedecoder(
+            move |record: &RawRecord<'_>, letter: &DeadLetter| {
+                let change = match format.decode(record)? {
+                    Decoded::Ignored(_) => return Ok(Vec::new()),
+                    Decoded::Change(change) => change,
+                };
+                Ok(vec![Change {
+                    key: change.key,
+                    row: change.row,
+                    unchanged_fields: Vec::new(),
+                    position: letter.position.clone(),
+                    changed_at: change.changed_at.unwrap_or_else(SystemTime::now),
+                }])
+            },
+        )))
     }
 }
 

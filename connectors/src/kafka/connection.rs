@@ -11,11 +11,14 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use vectide_model::{Partition, SourceStart, StopSignal};
+use vectide_model::{ComponentError, ConnectionCheck, Partition, SourceStart, StopSignal};
 
 /// One question to the cluster. Stopping waits for it, so it is short; the client goes on
 /// connecting between two of them.
 const ASK_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// One question when a person waits for the answer.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Wait between two tries.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
@@ -156,6 +159,60 @@ impl Connection {
              by the addresses that they advertise",
         )
     }
+}
+
+/// Looks at every topic, for a person.
+pub(crate) fn check(config: &KafkaConfig) -> Vec<ConnectionCheck> {
+    let name: Arc<str> = "check".into();
+    let mut properties = client_config(config, &name, 1);
+    properties.remove("group.id");
+    let created: KafkaResult<BaseConsumer<LogContext>> =
+        properties.create_with_context(LogContext::new(&name));
+    let client = match created {
+        Ok(client) => client,
+        Err(error) => {
+            let fact = format!("the Kafka client can't be made: {error}");
+            let result = Err(ComponentError::new(
+                "properties",
+                fact,
+                "check `properties`",
+            ));
+            let what = format!("brokers {}", config.brokers);
+            return vec![ConnectionCheck { what, result }];
+        }
+    };
+    let topics = config.topics.iter();
+    topics
+        .map(|topic| check_topic(&client, config, topic))
+        .collect()
+}
+
+fn check_topic(
+    client: &BaseConsumer<LogContext>,
+    config: &KafkaConfig,
+    topic: &str,
+) -> ConnectionCheck {
+    let result = match client.fetch_metadata(Some(topic), CHECK_TIMEOUT) {
+        Err(error) => {
+            let complaint = client.context().last_error();
+            let reason = complaint.unwrap_or_else(|| error.to_string());
+            let fact = format!("no answer from {}: {reason}", config.brokers);
+            let hint = "check `brokers`, the network and `security.protocol`";
+            Err(ComponentError::new("brokers", fact, hint))
+        }
+        Ok(metadata) => match metadata.topics().iter().find(|it| it.name() == topic) {
+            Some(found) if found.error().is_none() => {
+                Ok(format!("{} partition(s)", found.partitions().len()))
+            }
+            _ => Err(ComponentError::new(
+                "topics",
+                format!("there is no topic `{topic}`, or this user may not see it"),
+                "create it, or correct its name",
+            )),
+        },
+    };
+    let what = format!("topic {topic}");
+    ConnectionCheck { what, result }
 }
 
 pub(crate) fn creation_failed(error: &KafkaError) -> End {

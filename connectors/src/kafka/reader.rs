@@ -282,15 +282,16 @@ impl Reader {
             Ok(Decoded::Change(change)) => self.pending.push_change(Change {
                 key: change.key,
                 row: change.row,
+                unchanged_fields: Vec::new(),
                 position,
                 changed_at: change.changed_at.unwrap_or_else(|| written_at(message)),
             }),
-            Err(rejected) => self.pending.push_dead_letter(DeadLetter::new(
+            Err(rejected) => self.pending.push_dead_letter(DeadLetter::of_record(
                 rejected.reason,
                 position,
                 rejected.key,
                 rejected.detail,
-                record.value.or(record.key).unwrap_or_default(),
+                (record.key, record.value),
             )),
         }
         reader.next = offset + 1;

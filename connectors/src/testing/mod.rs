@@ -5,4 +5,4 @@ mod kafka_broker;
 mod recording_sink;
 
 pub use kafka_broker::{KafkaBroker, KafkaRecord};
-pub use recording_sink::{HeldMap, RecordedRun, RecordingSink, run_source};
+pub use recording_sink::{HeldMap, RecordedRun, RecordingSink, Resume, run_source};

@@ -11,17 +11,42 @@ use vectide_model::{
     SourceSink, SourceStart, StopSignal, Stopped,
 };
 
-/// Held rows in a map.
+/// Held rows in a map, all of them written by a partition that [`HeldRows::keys_from`] accepts, and
+/// positions that a test calls durable.
 #[derive(Clone, Debug, Default)]
-pub struct HeldMap(pub BTreeMap<Key, Row>);
+pub struct HeldMap {
+    /// The rows.
+    pub rows: BTreeMap<Key, Row>,
+    /// What is durable; a test may move it while the source runs.
+    pub durable: Arc<Mutex<BTreeMap<Partition, u64>>>,
+}
+
+impl HeldMap {
+    /// Rows, with nothing durable yet.
+    pub fn of(rows: BTreeMap<Key, Row>) -> Self {
+        Self {
+            rows,
+            ..Self::default()
+        }
+    }
+}
 
 impl HeldRows for HeldMap {
     fn row(&self, key: &str) -> Result<Option<Row>, SourceError> {
-        Ok(self.0.get(key).cloned())
+        Ok(self.rows.get(key).cloned())
     }
 
     fn keys(&self) -> Result<Vec<Key>, SourceError> {
-        Ok(self.0.keys().cloned().collect())
+        Ok(self.rows.keys().cloned().collect())
+    }
+
+    fn keys_from(&self, _: &dyn Fn(&str) -> bool) -> Result<Vec<Key>, SourceError> {
+        self.keys()
+    }
+
+    fn durable_positions(&self) -> BTreeMap<Partition, u64> {
+        let durable = self.durable.lock();
+        durable.unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -71,6 +96,24 @@ impl SourceSink for RecordingSink {
     }
 }
 
+/// Where a source resumes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resume {
+    /// The next offset of each partition.
+    pub positions: BTreeMap<Partition, u64>,
+    /// What tells the source from another one.
+    pub fingerprints: BTreeMap<Partition, u64>,
+}
+
+impl From<BTreeMap<Partition, u64>> for Resume {
+    fn from(positions: BTreeMap<Partition, u64>) -> Self {
+        Self {
+            positions,
+            fingerprints: BTreeMap::new(),
+        }
+    }
+}
+
 /// A source that runs on its own thread.
 pub struct RecordedRun {
     sink: RecordingSink,
@@ -81,17 +124,23 @@ pub struct RecordedRun {
 /// Starts a source under the name `source`.
 pub fn run_source(
     source: Box<dyn Source>,
-    positions: BTreeMap<Partition, u64>,
+    from: impl Into<Resume>,
     held: HeldMap,
     mode: ReadMode,
     sink: RecordingSink,
 ) -> RecordedRun {
     let stop = StopSignal::new();
+    let Resume {
+        positions,
+        fingerprints,
+    } = from.into();
     let start = SourceStart {
         name: "source".into(),
         positions,
+        fingerprints,
         held: Arc::new(held),
         mode,
+        is_trial: false,
         stop: stop.clone(),
     };
     let mut thread_sink = sink.clone();
@@ -135,16 +184,25 @@ impl RecordedRun {
         before
     }
 
+    /// Where to resume after all batches so far, on top of `before`.
+    pub fn resume(&self, mut before: Resume) -> Resume {
+        for batch in self.batches() {
+            before.positions.extend(batch.positions);
+            before.fingerprints.extend(batch.fingerprints);
+        }
+        before
+    }
+
     /// The rows after all changes so far, on top of `before`.
     pub fn fold(&self, before: HeldMap) -> HeldMap {
-        let mut rows = before.0;
+        let mut rows = before.rows;
         for change in self.changes() {
             match change.row {
                 Some(row) => drop(rows.insert(change.key, row)),
                 None => drop(rows.remove(&change.key)),
             }
         }
-        HeldMap(rows)
+        HeldMap::of(rows)
     }
 
     /// How often the source said that it has caught up.

@@ -39,6 +39,10 @@ pub struct Change {
     pub key: Key,
     /// The row's new value; `None` deletes it.
     pub row: Option<Row>,
+    /// Top-level fields that `row` leaves out because the source says that they kept their value
+    /// without telling it (Postgres does so with large columns): the row held provides them. Empty
+    /// for almost every change.
+    pub unchanged_fields: Vec<Arc<str>>,
     /// Where it was read.
     pub position: Position,
     /// When the source made it, or else when it was read: the start of the freshness clock.
@@ -59,6 +63,10 @@ pub enum DeadLetterReason {
     UnknownOperation,
     /// The record is longer than the source's limit.
     TooLarge,
+    /// The schema which the record names can't be had, or the record does not fit it.
+    Schema,
+    /// The record leaves out values that did not change, and no row is held which has them.
+    Incomplete,
     /// The document's template could not be rendered from the row.
     Render,
     /// The document's text could not be cut into chunks or embedded.
@@ -74,6 +82,8 @@ impl DeadLetterReason {
             Self::WrongType => "wrong_type",
             Self::UnknownOperation => "unknown_operation",
             Self::TooLarge => "too_large",
+            Self::Schema => "schema",
+            Self::Incomplete => "incomplete",
             Self::Render => "render",
             Self::Embed => "embed",
         }
@@ -93,12 +103,34 @@ pub struct DeadLetter {
     pub detail: String,
     /// The record's bytes, cut to [`DeadLetter::RAW_BYTES_MAX`].
     pub raw: Vec<u8>,
+    /// The bytes of the record's key where the source keeps them apart from its value, cut alike.
+    pub raw_key: Option<Vec<u8>>,
+    /// Whether the record had no value at all, which is not the same as an empty one.
+    pub is_tombstone: bool,
+    /// Whether `raw` or `raw_key` was cut: such a letter can be read but not replayed.
+    pub is_cut: bool,
 }
 
 impl DeadLetter {
     /// Longest piece of a record that is kept: enough to recognise and usually to repair it, while
     /// a flood of oversized records cannot fill the disk.
     pub const RAW_BYTES_MAX: usize = 64 * 1024;
+
+    /// A dead letter of a keyed record, cutting key and value to the limit.
+    pub fn of_record(
+        reason: DeadLetterReason,
+        position: Position,
+        key: Option<Key>,
+        detail: impl Into<String>,
+        (raw_key, raw): (Option<&[u8]>, Option<&[u8]>),
+    ) -> Self {
+        let mut letter = Self::new(reason, position, key, detail, raw.unwrap_or_default());
+        letter.is_tombstone = raw.is_none();
+        letter.is_cut |= raw_key.is_some_and(|bytes| bytes.len() > Self::RAW_BYTES_MAX);
+        letter.raw_key =
+            raw_key.map(|bytes| bytes[..bytes.len().min(Self::RAW_BYTES_MAX)].to_vec());
+        letter
+    }
 
     /// Builds a dead letter, cutting `raw` to the limit.
     pub fn new(
@@ -108,6 +140,7 @@ impl DeadLetter {
         detail: impl Into<String>,
         raw: &[u8],
     ) -> Self {
+        let is_cut = raw.len() > Self::RAW_BYTES_MAX;
         let raw = raw[..raw.len().min(Self::RAW_BYTES_MAX)].to_vec();
         Self {
             reason,
@@ -115,6 +148,9 @@ impl DeadLetter {
             key,
             detail: detail.into(),
             raw,
+            raw_key: None,
+            is_tombstone: false,
+            is_cut,
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Each component keeps its configuration struct in its own file, with unknown fields denied, and
 //! the registry of the binary names the struct. Nothing else has to know it.
 
-use crate::{Chunker, Embedder, Source, TokenCounter};
+use crate::{Change, Chunker, DeadLetter, Embedder, Source, TokenCounter};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::path::PathBuf;
@@ -39,6 +39,25 @@ pub struct OpenContext {
     pub config_dir: PathBuf,
 }
 
+/// One thing that was looked at in the outside world, and what was found: a line for a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionCheck {
+    /// What was looked at: `topic orders`, `slot vectide_docs`.
+    pub what: String,
+    /// What was found, or what is wrong and what to do.
+    pub result: Result<String, ComponentError>,
+}
+
+/// Decodes records again that became dead letters, once what kept them out was put right.
+pub trait Redecoder: Send {
+    /// The changes that the letter's record means, at its old position: a row that was written by a
+    /// later one meanwhile stays as it is.
+    ///
+    /// # Errors
+    /// The letter with the reason why it still is one.
+    fn decode_again(&mut self, letter: &DeadLetter) -> Result<Vec<Change>, Box<DeadLetter>>;
+}
+
 /// The configuration of a source type. Implement it beside the source.
 pub trait SourceConfig: DeserializeOwned + JsonSchema + Send + Sync + 'static {
     /// The name under `type:`.
@@ -52,6 +71,17 @@ pub trait SourceConfig: DeserializeOwned + JsonSchema + Send + Sync + 'static {
     /// # Errors
     /// When it can't run as configured.
     fn open(self, context: &OpenContext) -> Result<Box<dyn Source>, ComponentError>;
+
+    /// Looks at everything in the outside world that the source needs (servers, topics, tables,
+    /// privileges), changes nothing, and tells each in one line. Takes seconds at most.
+    fn check_connection(&self, context: &OpenContext) -> Vec<ConnectionCheck>;
+
+    /// What decodes this source's dead letters again.
+    ///
+    /// # Errors
+    /// When it can't be had, or this source has no use for it (a file is read again when it
+    /// changes).
+    fn redecoder(&self, context: &OpenContext) -> Result<Box<dyn Redecoder>, ComponentError>;
 }
 
 /// The configuration of a chunker type. Implement it beside the chunker.

@@ -19,7 +19,8 @@ mod units;
 pub use change::{Change, DeadLetter, DeadLetterReason, Key, Partition, Position, Row};
 pub use chunker::{ChunkError, Chunker, TokenCounter, chunker_contract};
 pub use component::{
-    ChunkerConfig, ComponentError, Device, EmbedConfig, OpenContext, OpenEmbedder, SourceConfig,
+    ChunkerConfig, ComponentError, ConnectionCheck, Device, EmbedConfig, OpenContext, OpenEmbedder,
+    Redecoder, SourceConfig,
 };
 pub use document::{
     ChunkId, ChunkSpan, ChunkedDocument, ContentHash, Document, chunk_document, stable_hash,

@@ -17,6 +17,10 @@ pub struct SourceBatch {
     pub dead_letters: Vec<DeadLetter>,
     /// For each partition touched: the offset at which reading goes on after this batch.
     pub positions: BTreeMap<Partition, u64>,
+    /// What tells this source from another one under the same name, by partition or for the whole:
+    /// a hash of its first record, of its system's identifier. Committed with the positions, and
+    /// given back in [`SourceStart::fingerprints`]; one that is sent again replaces the one before.
+    pub fingerprints: BTreeMap<Partition, u64>,
     /// Whether the pipeline may cut between the changes: true unless they are one transaction of
     /// the source. A cut before change `i` resumes each partition at the `position.offset` of its
     /// first change from `i` on, so those offsets must be places where reading can start. Without
@@ -36,8 +40,10 @@ pub enum ReadMode {
     Follow,
 }
 
-/// The rows of this source in the committed state, for sources that find out what changed by
-/// comparing (a directory) instead of reading a log.
+/// This source in the committed state: what it holds, and how far its positions are durable. For
+/// sources that find out what changed by comparing (a directory), that must turn one record into
+/// many deletes (a truncated table), or that tell the outside world what they will not ask for again
+/// (a replication slot, a consumer group's offsets).
 pub trait HeldRows: Send + Sync {
     /// The row under a key.
     ///
@@ -50,6 +56,16 @@ pub trait HeldRows: Send + Sync {
     /// # Errors
     /// When the store can't be read.
     fn keys(&self) -> Result<Vec<Key>, SourceError>;
+
+    /// All keys whose row was last written by a change of a partition that `of` accepts.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    fn keys_from(&self, of: &dyn Fn(&str) -> bool) -> Result<Vec<Key>, SourceError>;
+
+    /// The positions committed by now: everything before them is durable. They grow while the
+    /// source runs, and asking is cheap.
+    fn durable_positions(&self) -> BTreeMap<Partition, u64>;
 }
 
 /// Where and how a source starts.
@@ -58,10 +74,15 @@ pub struct SourceStart {
     pub name: Arc<str>,
     /// The committed positions: the next offset of each partition; empty on the first start.
     pub positions: BTreeMap<Partition, u64>,
-    /// The committed rows.
+    /// The committed fingerprints; empty on the first start.
+    pub fingerprints: BTreeMap<Partition, u64>,
+    /// The committed rows and positions.
     pub held: Arc<dyn HeldRows>,
     /// Whether to end when caught up.
     pub mode: ReadMode,
+    /// Whether what is read is only looked at and never committed: then the source leaves no trace
+    /// in the outside world (no replication slot, no committed offsets).
+    pub is_trial: bool,
     /// Set when the process ends; ask it at least every 100 ms.
     pub stop: StopSignal,
 }

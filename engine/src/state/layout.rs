@@ -14,7 +14,7 @@ use vectide_model::{
 };
 
 /// Version of everything this file describes.
-pub(crate) const FORMAT_VERSION: u8 = 1;
+pub(crate) const FORMAT_VERSION: u8 = 2;
 
 /// Keys of the `meta` table.
 pub(crate) const META_COMMIT: &[u8] = b"commit";
@@ -28,6 +28,8 @@ pub(crate) struct CommitRecord {
     pub(crate) incarnation: u64,
     /// Source -> partition -> next offset.
     pub(crate) positions: Positions,
+    /// Source -> partition -> what tells it from another one of its name.
+    pub(crate) fingerprints: Positions,
     /// Index -> what it holds.
     pub(crate) indexes: BTreeMap<String, IndexCounts>,
     /// Part of the pipeline -> what it was made with.

@@ -20,8 +20,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use vectide_model::{
-    Batch, ContentHash, Embedding, Epoch, HeldRows, Key, Row, SegmentManifest, ShardState,
-    SourceError, Store, StoreError, StoreRead, Table,
+    Batch, ContentHash, Embedding, Epoch, HeldRows, Key, Partition, Row, SegmentManifest,
+    ShardState, SourceError, Store, StoreError, StoreRead, Table,
 };
 use vectide_operators::{Committed, CommittedState, HeldDocument, HeldRow, PlanIndex};
 
@@ -299,5 +299,28 @@ impl HeldRows for SourceRows {
                 Ok(String::from_utf8_lossy(&key[prefix.len()..]).into())
             })
             .collect()
+    }
+
+    fn keys_from(&self, of: &dyn Fn(&str) -> bool) -> Result<Vec<Key>, SourceError> {
+        let prefix = name_prefix(&self.source);
+        let read = self.state.snapshot();
+        let mut keys = Vec::new();
+        for entry in read.scan(Table::Rows, &prefix) {
+            let (key, row) = entry.map_err(|error| self.failed(&error))?;
+            let held: HeldRow = decode("a row", &row).map_err(|error| self.failed(&error))?;
+            if of(&held.position.partition) {
+                keys.push(String::from_utf8_lossy(&key[prefix.len()..]).into());
+            }
+        }
+        Ok(keys)
+    }
+
+    fn durable_positions(&self) -> BTreeMap<Partition, u64> {
+        let record = self.state.record();
+        record
+            .positions
+            .get(&self.source)
+            .cloned()
+            .unwrap_or_default()
     }
 }
