@@ -143,6 +143,8 @@ fn records() {
     let decode_all = |value: &str, decode: &dyn Fn(&RawRecord<'_>)| {
         for _ in 0..RECORDS {
             decode(&RawRecord {
+                topic: "t",
+                headers: &[],
                 key: Some(br#"{"id":123456}"#),
                 value: Some(value.as_bytes()),
             });

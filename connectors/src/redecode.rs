@@ -26,8 +26,10 @@ where
             return Err(Box::new(refused));
         }
         let record = RawRecord {
+            topic: topic_of(letter),
             key: letter.raw_key.as_deref(),
             value: (!letter.is_tombstone).then_some(&*letter.raw),
+            headers: &[],
         };
         (self.0)(&record, letter).map_err(|rejected| {
             let mut refused = letter.clone();
@@ -36,5 +38,14 @@ where
             refused.key = rejected.key.or(refused.key);
             Box::new(refused)
         })
+    }
+}
+
+/// A partition of a topic is named `topic/3`; one of a log has no such end.
+fn topic_of(letter: &DeadLetter) -> &str {
+    let partition = &*letter.position.partition;
+    match partition.rsplit_once('/') {
+        Some((topic, number)) if number.bytes().all(|byte| byte.is_ascii_digit()) => topic,
+        _ => partition,
     }
 }

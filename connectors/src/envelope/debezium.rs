@@ -77,6 +77,8 @@ fn change(key: Key, row: Option<Row>, changed_at: Option<SystemTime>) -> Decoded
     Decoded::Change(DecodedChange {
         key,
         row,
+        unchanged_fields: Vec::new(),
+        transaction: None,
         changed_at,
     })
 }
@@ -320,8 +322,10 @@ mod tests {
 
     fn decode_text(key: Option<&str>, value: Option<&str>) -> Result<Decoded, Rejected> {
         decode(&RawRecord {
+            topic: "t",
             key: key.map(str::as_bytes),
             value: value.map(str::as_bytes),
+            headers: &[],
         })
     }
 
@@ -331,7 +335,7 @@ mod tests {
                 change.key.to_string(),
                 change.row.map(|row| row.to_string()),
             ),
-            Decoded::Ignored(kind) => panic!("ignored as {kind}"),
+            other => panic!("decoded as {other:?}"),
         }
     }
 

@@ -8,28 +8,48 @@
 
 pub mod change;
 pub mod debezium;
+pub mod format;
 mod json;
 pub mod upsert;
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use vectide_model::{DeadLetterReason, Key, Row};
 
 /// A keyed record as a log such as Kafka stores it.
 #[derive(Clone, Copy, Debug)]
 pub struct RawRecord<'a> {
+    /// The topic or table it was read from; decides over tables that share a log.
+    pub topic: &'a str,
     /// The record's key, if it has one.
     pub key: Option<&'a [u8]>,
     /// The record's value; `None` is a tombstone.
     pub value: Option<&'a [u8]>,
+    /// The record's headers, in its order.
+    pub headers: &'a [Header<'a>],
 }
+
+/// A header of a record: its name, and its value if it has one.
+pub type Header<'a> = (&'a str, Option<&'a [u8]>);
 
 /// What a record means.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decoded {
     /// A row came, changed or went.
     Change(DecodedChange),
-    /// A kind of record that is no row, by name: `heartbeat`, `transaction_marker`,
-    /// `logical_message`, `schema_change`.
+    /// All rows of the record's topic went.
+    Truncate {
+        /// When, where the envelope says so.
+        changed_at: Option<SystemTime>,
+    },
+    /// A sign of life without a row, and when it was given.
+    Heartbeat {
+        /// The source's clock.
+        at: Option<SystemTime>,
+    },
+    /// A transaction of the source began or ended.
+    Transaction(TransactionMarker),
+    /// A kind of record that is no row, by name: `logical_message`, `schema_change`.
     Ignored(&'static str),
 }
 
@@ -40,8 +60,40 @@ pub struct DecodedChange {
     pub key: Key,
     /// The new value, `None` for a delete.
     pub row: Option<Row>,
+    /// Fields that `row` leaves out because they kept a value which the record does not tell.
+    pub unchanged_fields: Vec<Arc<str>>,
+    /// The transaction it is part of, where the envelope says so.
+    pub transaction: Option<TransactionPlace>,
     /// When the source made the change, where the envelope says so.
     pub changed_at: Option<SystemTime>,
+}
+
+/// Where in a transaction of the source a change stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TransactionPlace {
+    /// The transaction; the same in all its changes and in its markers.
+    pub id: Arc<str>,
+    /// Its place among all changes of the transaction, from 1.
+    pub total_order: u64,
+}
+
+/// The begin or end of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TransactionMarker {
+    /// It began.
+    Begin {
+        /// The transaction.
+        id: Arc<str>,
+    },
+    /// It ended.
+    End {
+        /// The transaction.
+        id: Arc<str>,
+        /// Changes of the whole transaction.
+        event_count: u64,
+        /// Changes by collection (`schema.table`, as the envelope names it).
+        collections: Vec<(Arc<str>, u64)>,
+    },
 }
 
 /// Why a record is a dead letter.

@@ -24,6 +24,8 @@ pub fn decode(record: &RawRecord<'_>) -> Result<Decoded, Rejected> {
     Ok(Decoded::Change(DecodedChange {
         key,
         row,
+        unchanged_fields: Vec::new(),
+        transaction: None,
         changed_at: None,
     }))
 }
@@ -67,15 +69,17 @@ mod tests {
         value: Option<&[u8]>,
     ) -> Result<(String, Option<String>), DeadLetterReason> {
         let record = RawRecord {
+            topic: "t",
             key: key.map(str::as_bytes),
             value,
+            headers: &[],
         };
         match decode(&record) {
             Ok(Decoded::Change(change)) => Ok((
                 change.key.to_string(),
                 change.row.map(|row| row.to_string()),
             )),
-            Ok(Decoded::Ignored(kind)) => panic!("ignored as {kind}"),
+            Ok(other) => panic!("decoded as {other:?}"),
             Err(rejected) => Err(rejected.reason),
         }
     }
@@ -103,8 +107,10 @@ mod tests {
         assert_eq!(check(None, Some(b"{}")), Err(MissingKey));
         assert_eq!(check(Some("null"), Some(b"{}")), Err(MissingKey));
         let record = RawRecord {
+            topic: "t",
             key: Some(b"\xff"),
             value: None,
+            headers: &[],
         };
         assert_eq!(decode(&record).unwrap_err().reason, Undecodable);
     }

@@ -2,7 +2,8 @@
 
 use super::KafkaSource;
 use super::properties::ALLOWED;
-use crate::envelope::{Decoded, RawRecord, Rejected, debezium, upsert};
+use crate::envelope::format::{DecodeError, RecordFormat};
+use crate::envelope::{Decoded, RawRecord, Rejected};
 use crate::redecode::RecordRedecoder;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,7 +23,7 @@ pub struct KafkaConfig {
     /// The topics; all their partitions are read.
     pub topics: Vec<String>,
     /// What the records mean.
-    pub format: KafkaFormat,
+    pub format: RecordFormat,
     /// Settings of the Kafka client, by librdkafka's names: `security.protocol`, `sasl.*`, `ssl.*`
     /// and the limits of connections.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -30,26 +31,6 @@ pub struct KafkaConfig {
     /// A longer record (key and value) becomes a dead letter.
     #[serde(default = "default_max_message")]
     pub max_message: ByteSize,
-}
-
-/// What the records of a topic mean.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
-pub enum KafkaFormat {
-    /// The key is the identity, the value (a JSON object) the row; no value deletes.
-    Upsert {},
-    /// Debezium's change events as JSON, with or without schema.
-    Debezium {},
-}
-
-impl KafkaFormat {
-    /// Decodes one record.
-    pub(crate) fn decode(self, record: &RawRecord<'_>) -> Result<Decoded, Rejected> {
-        match self {
-            Self::Upsert {} => upsert::decode(record),
-            Self::Debezium {} => debezium::decode(record),
-        }
-    }
 }
 
 /// The limit of lines in logs, too; Kafka's own default is 1 MiB.
@@ -145,20 +126,29 @@ impl SourceConfig for KafkaConfig {
     }
 
     fn redecoder(&self, _: &OpenContext) -> Result<Box<dyn Redecoder>, ComponentError> {
-        let format = self.format;
+        let mut decoder = self.format.open()?;
         Ok(Box::new(RecordRedecoder(
             move |record: &RawRecord<'_>, letter: &DeadLetter| {
-                let change = match format.decode(record)? {
-                    Decoded::Ignored(_) => return Ok(Vec::new()),
-                    Decoded::Change(change) => change,
-                };
-                Ok(vec![Change {
+                let mut decoded = Vec::new();
+                match decoder.decode(record, &mut decoded) {
+                    Ok(()) => {}
+                    Err(DecodeError::Rejected(rejected)) => return Err(rejected),
+                    Err(DecodeError::Unavailable(why)) => {
+                        return Err(Rejected::new(letter.reason, why));
+                    }
+                }
+                let changes = decoded.into_iter().filter_map(|it| match it {
+                    Decoded::Change(change) => Some(change),
+                    _ => None,
+                });
+                let changes = changes.map(|change| Change {
                     key: change.key,
                     row: change.row,
-                    unchanged_fields: Vec::new(),
+                    unchanged_fields: change.unchanged_fields,
                     position: letter.position.clone(),
                     changed_at: change.changed_at.unwrap_or_else(SystemTime::now),
-                }])
+                });
+                Ok(changes.collect())
             },
         )))
     }
@@ -227,7 +217,7 @@ mod tests {
         assert_eq!(good.check(), []);
         assert_eq!(good.max_message, ByteSize::mebibytes(8));
         for wrong in [
-            serde_json::json!({"brokers": "a:1", "topics": ["a"], "format": {"type": "avro"}}),
+            serde_json::json!({"brokers": "a:1", "topics": ["a"], "format": {"type": "avr"}}),
             serde_json::json!({"brokers": "a:1", "topics": ["a"], "format": {"type": "upsert", "x": 1}}),
             serde_json::json!({"brokers": "a:1", "topics": ["a"], "format": {"type": "upsert"}, "x": 1}),
         ] {

@@ -22,7 +22,7 @@ mod errors;
 mod properties;
 mod reader;
 
-pub use config::{KafkaConfig, KafkaFormat};
+pub use config::KafkaConfig;
 
 use connection::Connection;
 use reader::Reader;

@@ -10,8 +10,9 @@ use super::connection::{Connection, creation_failed};
 use super::context::LogContext;
 use super::errors::{Verdict, judge};
 use super::properties::client_config;
-use super::{End, KafkaConfig, KafkaFormat, PartitionStart};
+use super::{End, KafkaConfig, PartitionStart};
 use crate::batch::{PendingBatch, Unity};
+use crate::envelope::format::{DecodeError, RecordDecoder};
 use crate::envelope::{Decoded, RawRecord, Rejected, time_of_milliseconds};
 use rdkafka::Message;
 use rdkafka::consumer::base_consumer::PartitionQueue;
@@ -91,7 +92,8 @@ pub(crate) struct Reader {
     connection: Connection,
     consumer: Arc<BaseConsumer<LogContext>>,
     partitions: Vec<PartitionReader>,
-    format: KafkaFormat,
+    decoder: RecordDecoder,
+    decoded: Vec<Decoded>,
     record_bytes_max: usize,
     source: Arc<str>,
     pending: PendingBatch,
@@ -107,6 +109,8 @@ impl Reader {
         start: &SourceStart,
     ) -> Result<Self, End> {
         let starts = connection.partitions.clone();
+        let opened = config.format.open();
+        let decoder = opened.map_err(|error| End::failed(error.fact, error.hint))?;
         let consumer: BaseConsumer<LogContext> = client_config(config, &start.name, starts.len())
             .create_with_context(LogContext::new(&start.name))
             .map_err(|error| creation_failed(&error))?;
@@ -131,7 +135,8 @@ impl Reader {
             connection,
             consumer,
             partitions,
-            format: config.format,
+            decoder,
+            decoded: Vec::new(),
             record_bytes_max: config.max_message.as_usize(),
             source: start.name.clone(),
             pending,
@@ -265,34 +270,44 @@ impl Reader {
             return;
         }
         let record = RawRecord {
+            topic: &reader.topic,
             key: message.key(),
             value: message.payload(),
+            headers: &[],
         };
         let position = Position {
             source: self.source.clone(),
             partition: reader.name.clone(),
             offset,
         };
-        let decoded =
-            check_size(&record, self.record_bytes_max).and_then(|()| self.format.decode(&record));
-        match decoded {
-            Ok(Decoded::Ignored(kind)) => {
-                tracing::trace!(partition = &*reader.name, offset, kind, "not a row");
-            }
-            Ok(Decoded::Change(change)) => self.pending.push_change(Change {
-                key: change.key,
-                row: change.row,
-                unchanged_fields: Vec::new(),
-                position,
-                changed_at: change.changed_at.unwrap_or_else(|| written_at(message)),
-            }),
-            Err(rejected) => self.pending.push_dead_letter(DeadLetter::of_record(
+        self.decoded.clear();
+        let decoded = check_size(&record, self.record_bytes_max)
+            .map_err(DecodeError::Rejected)
+            .and_then(|()| self.decoder.decode(&record, &mut self.decoded));
+        if let Err(error) = decoded {
+            let rejected = match error {
+                DecodeError::Rejected(rejected) => rejected,
+                DecodeError::Unavailable(why) => Rejected::new(DeadLetterReason::Schema, why),
+            };
+            self.pending.push_dead_letter(DeadLetter::of_record(
                 rejected.reason,
-                position,
+                position.clone(),
                 rejected.key,
                 rejected.detail,
                 (record.key, record.value),
-            )),
+            ));
+        }
+        for decoded in self.decoded.drain(..) {
+            match decoded {
+                Decoded::Change(change) => self.pending.push_change(Change {
+                    key: change.key,
+                    row: change.row,
+                    unchanged_fields: change.unchanged_fields,
+                    position: position.clone(),
+                    changed_at: change.changed_at.unwrap_or_else(|| written_at(message)),
+                }),
+                other => tracing::trace!(partition = &*reader.name, offset, ?other, "not a row"),
+            }
         }
         reader.next = offset + 1;
         self.pending.set_position(&reader.name, reader.next);
