@@ -65,17 +65,18 @@ fn sample(running: &Running, log: &std::path::Path, from: usize) -> Vec<f64> {
     let mut file = append_to(log);
     (from..from + SAMPLES)
         .map(|number| {
-            let word = format!("needle{number}");
+            // Several words: one alone shares its dimension of the hashing embedder with others.
+            let needle = text(1_000_000 + number as u64, 8).trim().to_owned();
             let start = Instant::now();
-            let changed = line(number, &format!("{word} {word} {word}"));
+            let changed = line(number, &needle);
             file.write_all(changed.as_bytes())
                 .unwrap_or_else(|error| panic!("{error}"));
             loop {
                 let answer = client
-                    .query("docs", &word, 1)
+                    .query("docs", &needle, 1)
                     .unwrap_or_else(|error| panic!("{error}"));
-                let text = answer.hits.first().and_then(|hit| hit.text.clone());
-                if text.is_some_and(|text| text.contains(&word)) {
+                let found = answer.hits.first().and_then(|hit| hit.text.as_deref());
+                if found.is_some_and(|text| text == needle) {
                     break;
                 }
             }
