@@ -20,7 +20,11 @@ pub fn quantize(vector: &[f32]) -> Embedding {
 impl Embedding {
     /// Little-endian bytes, two a dimension.
     pub fn to_bytes(&self) -> Vec<u8> {
-        self.0.iter().flat_map(|x| x.to_le_bytes()).collect()
+        let mut bytes = Vec::with_capacity(2 * self.0.len());
+        for component in self.0.iter() {
+            bytes.extend_from_slice(&component.to_le_bytes());
+        }
+        bytes
     }
 
     /// Reads what [`Embedding::to_bytes`] wrote; `None` for an odd number of bytes.

@@ -138,7 +138,10 @@ pub(crate) fn dead_letter_key(number: u64) -> Vec<u8> {
 
 /// A value with its version in front.
 pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    let out = vec![FORMAT_VERSION];
+    // Counting first costs less than growing: values are mostly long texts.
+    let size = postcard::serialize_with_flavor(value, postcard::ser_flavors::Size::default());
+    let mut out = Vec::with_capacity(1 + size.unwrap_or_default());
+    out.push(FORMAT_VERSION);
     // Writing to memory fails only for types that do not know their length, and none here does.
     postcard::to_extend(value, out).unwrap_or_else(|error| panic!("unencodable value: {error}"))
 }
