@@ -1,7 +1,8 @@
 //! The slowest query while everything else is being loaded.
 
-use crate::load::{Setup, line, shown, text, wait_for_documents, write_config, write_log};
-use std::fs::OpenOptions;
+use crate::load::{
+    Setup, append_to, line, shown, text, wait_for_documents, write_config, write_log,
+};
 use std::io::Write;
 use std::time::{Duration, Instant};
 use vectide_tests::{Running, free_port};
@@ -29,11 +30,8 @@ pub(crate) fn run() {
         let bulk: String = (20..documents)
             .map(|id| line(id, &text(id as u64 + 1, 120)))
             .collect();
-        let mut file = OpenOptions::new()
-            .append(true)
-            .open(&log)
-            .unwrap_or_else(|error| panic!("{error}"));
-        file.write_all(bulk.as_bytes())
+        append_to(&log)
+            .write_all(bulk.as_bytes())
             .unwrap_or_else(|error| panic!("{error}"));
         let start = Instant::now();
         let mut latencies = Vec::new();

@@ -1,8 +1,11 @@
 //! From a line being appended to its being the answer: idle, and under 200 other changes a second.
 
-use crate::load::{Setup, line, shown, text, wait_for_documents, write_config, write_log};
-use std::fs::OpenOptions;
+use crate::load::{
+    Setup, WORDS, append_to, line, shown, text, wait_for_documents, write_config, write_log,
+};
 use std::io::Write;
+use std::ops::Range;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use vectide_tests::{Running, free_port};
@@ -29,57 +32,54 @@ pub(crate) fn run() {
     wait_for_documents(&mut running, "docs", DOCUMENTS);
     wait_for_documents(&mut running, "load", DOCUMENTS);
     let log = directory.path().join("docs.jsonl");
-    println!("idle: {}", shown(sample(&running, &log, 0)));
+    let client = running.client();
+    let ask = |question: &str| {
+        let answer = client.query("docs", question, 1);
+        let answer = answer.unwrap_or_else(|error| panic!("{error}"));
+        answer.hits.into_iter().next().and_then(|hit| hit.text)
+    };
+    println!("idle: {}", shown(follow_needles(&log, 0..SAMPLES, &ask)));
     let done = AtomicBool::new(false);
     let load = directory.path().join("load.jsonl");
     let busy = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut file = append_to(&load);
-            for number in 0.. {
-                if done.load(Ordering::Relaxed) {
-                    return;
-                }
-                let changed = line(number % DOCUMENTS, &text(number as u64 + 77, 120));
-                file.write_all(changed.as_bytes())
-                    .unwrap_or_else(|error| panic!("{error}"));
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        });
-        let busy = sample(&running, &log, SAMPLES);
+        scope.spawn(|| write_changes_until(&done, &load, 0..DOCUMENTS));
+        let busy = follow_needles(&log, SAMPLES..SAMPLES * 2, &ask);
         done.store(true, Ordering::Relaxed);
         busy
     });
     println!("under 200 changes/s in another source: {}", shown(busy));
 }
 
-fn append_to(path: &std::path::Path) -> std::fs::File {
-    OpenOptions::new()
-        .append(true)
-        .open(path)
-        .unwrap_or_else(|error| panic!("{error}"))
+/// Changes documents of a log, one every 5 ms.
+pub(crate) fn write_changes_until(done: &AtomicBool, log: &Path, documents: Range<usize>) {
+    let mut file = append_to(log);
+    for number in documents.cycle() {
+        if done.load(Ordering::Relaxed) {
+            return;
+        }
+        let changed = line(number, &text(number as u64 + 77, WORDS));
+        file.write_all(changed.as_bytes())
+            .unwrap_or_else(|error| panic!("{error}"));
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
-/// Milliseconds until a change was visible, once for each of many changes.
-fn sample(running: &Running, log: &std::path::Path, from: usize) -> Vec<f64> {
-    let client = running.client();
+/// Milliseconds until a change was the answer, once for each of many changes. `ask` gives the text
+/// of the best hit.
+pub(crate) fn follow_needles(
+    log: &Path,
+    documents: Range<usize>,
+    ask: &dyn Fn(&str) -> Option<String>,
+) -> Vec<f64> {
     let mut file = append_to(log);
-    (from..from + SAMPLES)
+    documents
         .map(|number| {
             // Several words: one alone shares its dimension of the hashing embedder with others.
             let needle = text(1_000_000 + number as u64, 8).trim().to_owned();
             let start = Instant::now();
-            let changed = line(number, &needle);
-            file.write_all(changed.as_bytes())
+            file.write_all(line(number, &needle).as_bytes())
                 .unwrap_or_else(|error| panic!("{error}"));
-            loop {
-                let answer = client
-                    .query("docs", &needle, 1)
-                    .unwrap_or_else(|error| panic!("{error}"));
-                let found = answer.hits.first().and_then(|hit| hit.text.as_deref());
-                if found.is_some_and(|text| text == needle) {
-                    break;
-                }
-            }
+            while ask(&needle).is_none_or(|found| found != needle) {}
             let waited = start.elapsed().as_secs_f64() * 1e3;
             std::thread::sleep(Duration::from_millis(20));
             waited

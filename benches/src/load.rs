@@ -2,6 +2,7 @@
 //! input.
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use vectide_app::evaluate::Percentiles;
@@ -47,6 +48,12 @@ pub(crate) fn write_log(path: &Path, documents: usize) {
         .map(|id| line(id, &text(id as u64 + 1, WORDS)))
         .collect();
     std::fs::write(path, lines).unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// A log, open for appending.
+pub(crate) fn append_to(path: &Path) -> File {
+    let file = File::options().append(true).open(path);
+    file.unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// What a benchmark's pipeline is made of.

@@ -1,6 +1,7 @@
 //! Benchmarks of the whole system through the real binary, its configuration and its endpoint.
 //!
-//! `cargo run --release -p vectide-benches -- [ingest] [queries] [freshness] [bulk] [retrieval]`;
+//! `cargo run --release -p vectide-benches -- [ingest] [queries] [freshness] [bulk] [retrieval]
+//! [peers]`;
 //! without a name all of them. Each prints what it did, what it measured and the limit beside it.
 //! The machine may be shared and noisy: compare within one run.
 
@@ -8,18 +9,20 @@ mod bulk;
 mod freshness;
 mod ingest;
 mod load;
+mod peers;
 mod queries;
 mod retrieval;
 
 /// A benchmark, by its name on the command line.
 type Benchmark = (&'static str, fn());
 
-const BENCHMARKS: [Benchmark; 5] = [
+const BENCHMARKS: [Benchmark; 6] = [
     ("ingest", ingest::run),
     ("queries", queries::run),
     ("freshness", freshness::run),
     ("bulk", bulk::run),
     ("retrieval", retrieval::run),
+    ("peers", peers::run),
 ];
 
 fn main() {
