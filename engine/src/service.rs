@@ -15,13 +15,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use vectide_model::{
     Answer, ChunkId, ChunkSpan, DocumentChunk, DocumentView, Embedder, EmbeddingsAnswer, Hit,
-    IndexStatus, Lane, ModelIdentity, Query, QueryError, QueryInput, QueryService, Readiness,
-    ScoredChunk, Span, StoreError, StoreRead, Table, Timings,
+    IndexStatus, Lane, ModelIdentity, Positions, Query, QueryError, QueryInput, QueryService,
+    Readiness, ScoredChunk, Span, StoreError, StoreRead, Table, Timings,
 };
 
 /// Answers queries.
 pub(crate) struct Service {
     publisher: Arc<Publisher>,
+    sources: Vec<Arc<str>>,
     indexes: Vec<PlannedIndex>,
     caught_up_at: Arc<AtomicU64>,
 }
@@ -41,11 +42,13 @@ fn invalid(field: &'static str, fact: impl Into<String>, hint: impl Into<String>
 impl Service {
     pub(crate) fn new(
         publisher: Arc<Publisher>,
+        sources: Vec<Arc<str>>,
         indexes: Vec<PlannedIndex>,
         caught_up_at: Arc<AtomicU64>,
     ) -> Self {
         Self {
             publisher,
+            sources,
             indexes,
             caught_up_at,
         }
@@ -355,6 +358,14 @@ impl QueryService for Service {
             vectors,
             tokens: all.iter().map(|text| counter.count(text)).sum(),
         })
+    }
+
+    fn sources(&self) -> Vec<String> {
+        self.sources.iter().map(|name| name.to_string()).collect()
+    }
+
+    fn positions(&self) -> Option<Arc<Positions>> {
+        self.publisher.current().map(|it| it.positions.clone())
     }
 
     fn readiness(&self) -> Readiness {

@@ -245,6 +245,12 @@ pub trait QueryService: Send + Sync + 'static {
     /// [`QueryError::NotFound`] for another model, [`QueryError::Invalid`] for bad texts.
     fn embed(&self, model: &str, texts: &[String]) -> Result<EmbeddingsAnswer, QueryError>;
 
+    /// Names of the sources, configured or not yet read alike.
+    fn sources(&self) -> Vec<String>;
+
+    /// The positions of the published state; `None` while nothing is published. Does not block.
+    fn positions(&self) -> Option<Arc<Positions>>;
+
     /// Whether queries are answered.
     fn readiness(&self) -> Readiness;
 

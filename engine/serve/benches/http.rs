@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use vectide_model::{
     Answer, AsOf, ChunkId, DocumentView, EmbeddingsAnswer, Hit, IndexStatus, ModelIdentity,
-    Position, Query, QueryError, QueryService, Readiness, Span, Timings,
+    Position, Positions, Query, QueryError, QueryService, Readiness, Span, Timings,
 };
 use vectide_serve::{ServerConfig, serve};
 
@@ -35,6 +35,12 @@ impl QueryService for Prepared {
     }
     fn embed(&self, _: &str, _: &[String]) -> Result<EmbeddingsAnswer, QueryError> {
         Err(QueryError::Unavailable(String::new()))
+    }
+    fn sources(&self) -> Vec<String> {
+        Vec::new()
+    }
+    fn positions(&self) -> Option<Arc<Positions>> {
+        None
     }
     fn readiness(&self) -> Readiness {
         Readiness {

@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+mod at_least;
 mod auth;
 mod body;
 mod client;
@@ -29,6 +30,7 @@ mod router;
 mod server;
 mod state;
 
+pub use at_least::{OffsetView, OnTimeout, Wanted};
 pub use client::{Client, ClientError};
 pub use config::{ApiKey, ServerConfig};
 pub use documents::{ChunkView, DocumentResponse};

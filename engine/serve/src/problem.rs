@@ -8,8 +8,9 @@ use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use utoipa::ToSchema;
-use vectide_model::QueryError;
+use vectide_model::{Positions, QueryError};
 
 /// Why a request has no answer: RFC 9457 problem details.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -32,6 +33,10 @@ pub struct Problem {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub field: Option<String>,
+    /// The positions of the published state, where the request asked for later ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = BTreeMap<String, BTreeMap<String, u64>>, required = false)]
+    pub positions: Option<Arc<Positions>>,
     /// The same for clients of OpenAI's API.
     pub error: OpenAiError,
 }
@@ -58,6 +63,7 @@ pub(crate) struct Refusal {
     fact: String,
     hint: String,
     field: Option<String>,
+    positions: Option<Arc<Positions>>,
 }
 
 impl Refusal {
@@ -72,7 +78,14 @@ impl Refusal {
             fact,
             hint,
             field,
+            positions: None,
         }
+    }
+
+    /// Says which positions are published.
+    pub(crate) fn positions(mut self, positions: Arc<Positions>) -> Self {
+        self.positions = Some(positions);
+        self
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -167,6 +180,7 @@ impl From<Refusal> for Problem {
             fact,
             hint,
             field,
+            positions,
         } = refusal;
         let message = if hint.is_empty() {
             fact.clone()
@@ -188,6 +202,7 @@ impl From<Refusal> for Problem {
             code: code.into(),
             hint,
             field,
+            positions,
             error: OpenAiError {
                 message,
                 kind: kind.into(),

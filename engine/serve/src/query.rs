@@ -3,6 +3,7 @@
 //! Invariant: a request that reaches the service names exactly one finite, non-empty thing to search
 //! for and a `k` within [`Query::K_MAX`].
 
+use crate::at_least::{self, AtLeast, OffsetView, OnTimeout, Wanted};
 use crate::body::JsonRequest;
 use crate::endpoint::{Endpoint, PathParts, path_parts};
 use crate::observe::record_query;
@@ -17,7 +18,7 @@ use serde_json::value::RawValue;
 use std::sync::Arc;
 use std::time::Duration;
 use utoipa::ToSchema;
-use vectide_model::{Answer, Hit, Include, Query, QueryInput, Timings};
+use vectide_model::{Answer, Hit, HumanDuration, Include, Query, QueryInput, Timings};
 
 /// A search: exactly one of `text` and `vector`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -39,6 +40,18 @@ pub struct QueryRequest {
     #[serde(default = "default_include")]
     #[schema(default = json!(["text", "metadata"]))]
     pub include: Vec<IncludeField>,
+    /// Positions that the answer has to cover, source -> partition -> next offset, as
+    /// `as_of.positions` has them: the query waits for them.
+    #[serde(default, skip_serializing_if = "Wanted::is_empty")]
+    #[schema(value_type = BTreeMap<String, BTreeMap<String, OffsetView>>)]
+    pub at_least: Wanted,
+    /// How long it waits for them, `500ms` or `2s`; 2 s if nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
+    pub timeout: Option<HumanDuration>,
+    /// What happens then.
+    #[serde(default)]
+    pub on_timeout: OnTimeout,
 }
 
 /// Hits of a query whose `k` is not given.
@@ -73,6 +86,9 @@ pub struct QueryResponse {
     pub hits: Vec<HitView>,
     /// The state it is from.
     pub as_of: AsOfView,
+    /// True when the answer does not cover `at_least`, which `on_timeout: serve` allows.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stale: bool,
     /// Where the time went.
     pub took_ms: TookMs,
 }
@@ -149,6 +165,7 @@ impl From<Answer> for QueryResponse {
         Self {
             hits: answer.hits.into_iter().map(HitView::from).collect(),
             as_of: answer.as_of.into(),
+            stale: false,
             took_ms: answer.took.into(),
         }
     }
@@ -159,19 +176,27 @@ impl QueryRequest {
     pub fn text(text: impl Into<String>, k: usize) -> Self {
         Self {
             text: Some(text.into()),
-            vector: None,
-            k,
-            include: default_include(),
+            ..Self::empty(k)
         }
     }
 
     /// A query for a vector with the default parts of hits.
     pub fn vector(vector: Vec<f32>, k: usize) -> Self {
         Self {
-            text: None,
             vector: Some(vector),
+            ..Self::empty(k)
+        }
+    }
+
+    fn empty(k: usize) -> Self {
+        Self {
+            text: None,
+            vector: None,
             k,
             include: default_include(),
+            at_least: Wanted::new(),
+            timeout: None,
+            on_timeout: OnTimeout::default(),
         }
     }
 
@@ -242,7 +267,15 @@ fn k_fault(k: &dyn std::fmt::Display) -> (String, String) {
 }
 
 impl JsonRequest for QueryRequest {
-    const FIELDS: &'static [&'static str] = &["text", "vector", "k", "include"];
+    const FIELDS: &'static [&'static str] = &[
+        "text",
+        "vector",
+        "k",
+        "include",
+        "at_least",
+        "timeout",
+        "on_timeout",
+    ];
     const REQUIRED: &'static [&'static str] = &[];
 
     fn fault(field: &str, value: &Value) -> Option<(String, String)> {
@@ -257,7 +290,7 @@ impl JsonRequest for QueryRequest {
                 (!good).then(|| k_fault(value))
             }
             "include" => include_fault(value),
-            _ => None,
+            _ => at_least::fault(field, value),
         }
     }
 }
@@ -324,12 +357,22 @@ pub(crate) async fn query(
 ) -> Result<Response, Refusal> {
     let index = path_parts(index)?;
     let request: QueryRequest = endpoint.read_json(request).await?;
+    let at_least = AtLeast::new(
+        &request.at_least,
+        request.timeout,
+        request.on_timeout,
+        endpoint.timeout,
+    )?;
     let query = request.into_query(index)?;
+    let is_covered = at_least.wait(&endpoint).await?;
     endpoint
         .answer(move |service, _| {
             let answer = service.query(&query)?;
             record_query(&query.input, &answer.took);
-            Ok(QueryResponse::from(answer))
+            Ok(QueryResponse {
+                stale: !is_covered,
+                ..QueryResponse::from(answer)
+            })
         })
         .await
 }

@@ -3,6 +3,7 @@
 // Clippy allows it in test functions; the helpers of this crate are nothing else.
 #![allow(clippy::unwrap_used)]
 
+mod at_least;
 mod bad_input;
 mod client;
 mod embeddings;

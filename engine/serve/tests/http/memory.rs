@@ -4,13 +4,13 @@
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 use vectide_model::{
     Answer, AsOf, ChunkId, ContentHash, DocumentChunk, DocumentView, EmbeddingsAnswer, Hit,
-    IndexStatus, ModelIdentity, Position, Query, QueryError, QueryInput, QueryService, Readiness,
-    Span, Timings,
+    IndexStatus, ModelIdentity, Position, Positions, Query, QueryError, QueryInput, QueryService,
+    Readiness, Span, Timings,
 };
 
 pub(crate) const DIMENSION: usize = 16;
@@ -39,6 +39,8 @@ pub(crate) struct Memory {
     gate_open: (Mutex<bool>, Condvar),
     pub(crate) serving: AtomicBool,
     pub(crate) waiting: AtomicUsize,
+    /// How far the first partition has moved on since the state that answers are from.
+    pub(crate) moved: AtomicU64,
     pub(crate) searched: AtomicUsize,
     pub(crate) embedded_pieces: AtomicUsize,
 }
@@ -106,6 +108,7 @@ impl Memory {
             gate_open: (Mutex::new(false), Condvar::new()),
             serving: AtomicBool::new(true),
             waiting: AtomicUsize::new(0),
+            moved: AtomicU64::new(0),
             searched: AtomicUsize::new(0),
             embedded_pieces: AtomicUsize::new(0),
         })
@@ -308,6 +311,23 @@ impl QueryService for Memory {
                 .map(|text| text.split_whitespace().count())
                 .sum(),
         })
+    }
+
+    fn sources(&self) -> Vec<String> {
+        Self::as_of()
+            .positions
+            .keys()
+            .map(|it| it.to_string())
+            .collect()
+    }
+
+    fn positions(&self) -> Option<Arc<Positions>> {
+        let mut positions = Positions::clone(&Self::as_of().positions);
+        // A test moves the first partition forward.
+        let moved = self.moved.load(Ordering::SeqCst);
+        let first = positions.values_mut().flat_map(|it| it.values_mut()).next();
+        *first.unwrap() += moved;
+        Some(Arc::new(positions))
     }
 
     fn readiness(&self) -> Readiness {
