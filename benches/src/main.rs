@@ -1,11 +1,12 @@
 //! Benchmarks of the whole system through the real binary, its configuration and its endpoint.
 //!
 //! `cargo run --release -p vectide-benches -- [ingest] [queries] [freshness] [bulk] [retrieval]
-//! [peers]`;
+//! [chunk-quality] [peers]`;
 //! without a name all of them. Each prints what it did, what it measured and the limit beside it.
 //! The machine may be shared and noisy: compare within one run.
 
 mod bulk;
+mod chunk_quality;
 mod freshness;
 mod ingest;
 mod load;
@@ -16,12 +17,13 @@ mod retrieval;
 /// A benchmark, by its name on the command line.
 type Benchmark = (&'static str, fn());
 
-const BENCHMARKS: [Benchmark; 6] = [
+const BENCHMARKS: [Benchmark; 7] = [
     ("ingest", ingest::run),
     ("queries", queries::run),
     ("freshness", freshness::run),
     ("bulk", bulk::run),
     ("retrieval", retrieval::run),
+    ("chunk-quality", chunk_quality::run),
     ("peers", peers::run),
 ];
 

@@ -82,7 +82,7 @@ fn measure(
 }
 
 /// Queries with the article that answers them.
-fn squad(data: &Path) -> (Vec<JudgedQuery>, Judgements) {
+pub(crate) fn squad(data: &Path) -> (Vec<JudgedQuery>, Judgements) {
     let mut judgements: Judgements = BTreeMap::new();
     for line in read_lines(&data.join("spans.jsonl.zst")).step_by(SQUAD_EVERY) {
         let span: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();

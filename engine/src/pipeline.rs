@@ -276,16 +276,11 @@ impl Pipeline {
         let (first, record) = (state.epoch() + 1, state.record());
         let resumed = (record.positions.clone(), record.fingerprints.clone());
         let ingest = spawn("ingest", move || ingest::run(ports, first, resumed))?;
-        let service = Arc::new(Service::new(
-            publisher,
-            state.names().sources.clone(),
-            plan.indexes,
-            caught_up_at,
-        ));
+        let service = Service::new(publisher, state.names(), plan.indexes, caught_up_at);
         let upkeep = start_upkeep()?;
         Ok(Self {
             state,
-            service,
+            service: Arc::new(service),
             totals,
             stop,
             started,

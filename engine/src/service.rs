@@ -6,7 +6,7 @@
 
 use crate::plan::PlannedIndex;
 use crate::snapshot::{Published, Publisher};
-use crate::state::{DocumentRecord, chunk_key, decode, entity_key};
+use crate::state::{DocumentRecord, Names, chunk_key, decode, entity_key};
 use crate::telemetry;
 use serde_json::value::RawValue;
 use std::collections::HashMap;
@@ -42,13 +42,13 @@ fn invalid(field: &'static str, fact: impl Into<String>, hint: impl Into<String>
 impl Service {
     pub(crate) fn new(
         publisher: Arc<Publisher>,
-        sources: Vec<Arc<str>>,
+        names: &Names,
         indexes: Vec<PlannedIndex>,
         caught_up_at: Arc<AtomicU64>,
     ) -> Self {
         Self {
             publisher,
-            sources,
+            sources: names.sources.clone(),
             indexes,
             caught_up_at,
         }
