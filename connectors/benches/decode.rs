@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use vectide_connectors::JsonlConfig;
-use vectide_connectors::envelope::{RawRecord, debezium, upsert};
+use vectide_connectors::envelope::RawRecord;
+use vectide_connectors::envelope::format::{RecordDecoder, RecordFormat};
 use vectide_connectors::testing::HeldMap;
 use vectide_model::{
     OpenContext, ReadMode, SourceBatch, SourceConfig, SourceSink, SourceStart, StopSignal, Stopped,
@@ -140,21 +141,52 @@ fn records() {
         row.len(),
         event.len()
     );
-    let decode_all = |value: &str, decode: &dyn Fn(&RawRecord<'_>)| {
-        for _ in 0..RECORDS {
-            decode(&RawRecord {
-                topic: "t",
-                headers: &[],
-                key: Some(br#"{"id":123456}"#),
-                value: Some(value.as_bytes()),
-            });
-        }
-        RECORDS
-    };
     report("upsert", RECORDS * row.len(), || {
-        decode_all(&row, &|record| drop(black_box(upsert::decode(record))))
+        decode_all(RECORDS, &row, decoder(r#"{"type":"upsert"}"#))
     });
     report("debezium", RECORDS * event.len(), || {
-        decode_all(&event, &|record| drop(black_box(debezium::decode(record))))
+        decode_all(RECORDS, &event, decoder(r#"{"type":"debezium"}"#))
     });
+    let wrapped = format!(r#"{{"schema":{},"payload":{event}}}"#, schema());
+    report("debezium with schema", RECORDS * wrapped.len(), || {
+        decode_all(RECORDS, &wrapped, decoder(r#"{"type":"debezium"}"#))
+    });
+    report("debezium-flattened", RECORDS * row.len(), || {
+        decode_all(RECORDS, &row, decoder(r#"{"type":"debezium-flattened"}"#))
+    });
+}
+
+fn decoder(format: &str) -> RecordDecoder {
+    let format: RecordFormat = serde_json::from_str(format).expect("a format");
+    format.open().expect("opened")
+}
+
+fn decode_all(records: usize, value: &str, mut decoder: RecordDecoder) -> usize {
+    let mut decoded = Vec::new();
+    for _ in 0..records {
+        let record = RawRecord {
+            topic: "t",
+            headers: &[],
+            key: Some(br#"{"id":123456}"#),
+            value: Some(value.as_bytes()),
+        };
+        decoder.decode(&record, &mut decoded).expect("decoded");
+        black_box(&decoded);
+        decoded.clear();
+    }
+    records
+}
+
+/// Kafka Connect's schema of a table with a few columns.
+fn schema() -> String {
+    let row = |field: &str| {
+        format!(
+            r#"{{"type":"struct","fields":[{{"type":"int32","optional":false,"field":"id"}},{{"type":"string","optional":true,"field":"title"}},{{"type":"string","optional":true,"field":"body"}},{{"type":"int64","optional":true,"name":"io.debezium.time.MicroTimestamp","version":1,"field":"at"}}],"optional":true,"name":"shop.pages.Value","field":"{field}"}}"#
+        )
+    };
+    format!(
+        r#"{{"type":"struct","fields":[{},{},{{"type":"string","field":"op"}}],"name":"shop.pages.Envelope"}}"#,
+        row("before"),
+        row("after")
+    )
 }

@@ -13,6 +13,7 @@ pub mod files;
 pub mod jsonl;
 pub mod kafka;
 mod redecode;
+pub mod registry;
 #[cfg(feature = "testing")]
 pub mod testing;
 

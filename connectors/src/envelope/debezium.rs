@@ -1,92 +1,134 @@
-//! Debezium's change events as JSON, with or without their schema, for key and value independently.
+//! Debezium's change events, with or without their schema, for key and value independently.
 //!
 //! Identity comes from the record's key alone: a delete may carry no old row, and a change of the
 //! primary key arrives as a delete under the old key and a create under the new one.
 //!
 //! | record | means |
 //! | --- | --- |
-//! | `op` c, r, u | upsert of `after`, its text kept as it stands; `r` may come at any time |
+//! | `op` c, r, u | upsert of `after`; `r` may come at any time |
 //! | `op` d, or no value (tombstone) | delete; both in a row are one delete |
-//! | `op` t (truncate) | dead letter `unknown_operation`: it has no key to delete |
+//! | `op` t | all rows of the topic went; the key may be missing |
 //! | `op` m (logical message) | ignored `logical_message` |
-//! | no `op`: only `ts_ms` | ignored `heartbeat` |
-//! | no `op`: `status` and `id` | ignored `transaction_marker` |
+//! | no `op`: only `ts_ms` | heartbeat |
+//! | no `op`: `status` and `id` | begin or end of a transaction |
 //! | no `op`: `ddl` or `tableChanges` | ignored `schema_change` |
 //! | any other value | dead letter `undecodable` |
 //!
 //! The key of a table with one key column is that column's value; of several, the key object as
 //! JSON with sorted names. A key that is not JSON (`StringConverter`) is taken as its text.
 //!
-//! Debezium writes a placeholder for a large column that an update did not touch. A row with it is
-//! a dead letter, `wrong_type`: the placeholder must never pass for text.
+//! A row without a schema is kept as it stands. With one, its values get their final texts
+//! ([`super::encoding`]). Columns that hold Debezium's placeholder are left out and named
+//! ([`super::placeholder`]).
+//!
+//! Invariant: identity, row and time come from the record alone; no order is concluded from them.
 
-use super::json::{
-    all_fields, check_surrogates, fields, kind, scalar_key, text_of, write_canonical,
-};
+use super::encoding::{InlineSchemas, Shape};
+use super::identity::{identity, with_identity};
+use super::json::{check_surrogates, fields, kind, text_of};
+use super::placeholder::Placeholder;
+use super::transaction::{marker, place};
 use super::{Decoded, DecodedChange, RawRecord, Rejected, time_of_milliseconds};
-use memchr::memmem::Finder;
-use serde_json::Value;
 use serde_json::value::RawValue;
-use std::sync::LazyLock;
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::SystemTime;
-use vectide_model::{Key, Row};
 
-/// Key columns hold scalars, or small structures; deeper ones are no keys.
-const KEY_DEPTH_MAX: usize = 32;
+/// Decodes change events.
+pub(crate) struct DebeziumDecoder {
+    schemas: InlineSchemas,
+    placeholder: Placeholder,
+}
 
-/// Decodes a record.
-///
-/// # Errors
-/// What makes the record a dead letter.
-pub fn decode(record: &RawRecord<'_>) -> Result<Decoded, Rejected> {
-    let Some(bytes) = record.value else {
-        return delete(record.key, None);
-    };
-    let text = text_of(bytes)?;
-    if text == "null" {
-        return delete(record.key, None);
-    }
-    let envelope = Envelope::parse(text).map_err(|rejected| known_key(record.key, rejected))?;
-    let Some(envelope) = envelope else {
-        return delete(record.key, None);
-    };
-    match envelope.operation {
-        None => envelope
-            .kind_without_operation()
-            .map_err(|rejected| known_key(record.key, rejected)),
-        Some("\"d\"") => delete(record.key, envelope.changed_at()),
-        Some("\"c\"" | "\"r\"" | "\"u\"") => {
-            let key = identity(record.key)?;
-            let row = envelope.row().map_err(|rejected| rejected.with_key(&key))?;
-            Ok(change(key, Some(row), envelope.changed_at()))
+impl DebeziumDecoder {
+    pub(crate) fn new(placeholder: Placeholder) -> Self {
+        Self {
+            schemas: InlineSchemas::default(),
+            placeholder,
         }
-        Some("\"m\"") => Ok(Decoded::Ignored("logical_message")),
-        Some("\"t\"") => Err(Rejected::unknown_operation(
-            "the table was truncated (`op` is t): its rows are still held; \
-             delete them at the source row by row, or read the source anew",
-        )),
-        Some(operation) => Err(known_key(record.key, unknown(operation))),
     }
-}
 
-fn delete(key: Option<&[u8]>, changed_at: Option<SystemTime>) -> Result<Decoded, Rejected> {
-    Ok(change(identity(key)?, None, changed_at))
-}
+    /// Decodes a record of JSON.
+    ///
+    /// # Errors
+    /// What makes the record a dead letter.
+    pub(crate) fn decode(&mut self, record: &RawRecord<'_>) -> Result<Decoded, Rejected> {
+        let Some(bytes) = record.value else {
+            return self.delete(record, None);
+        };
+        let text = text_of(bytes)?;
+        if text == "null" {
+            return self.delete(record, None);
+        }
+        let known_key =
+            |schemas: &mut InlineSchemas, rejected| with_identity(record.key, schemas, rejected);
+        match Envelope::parse(text) {
+            Ok(None) => self.delete(record, None),
+            Ok(Some(envelope)) => {
+                self.decode_envelope(record, &envelope)
+                    .map_err(|rejected| match rejected.key {
+                        Some(_) => rejected,
+                        None => known_key(&mut self.schemas, rejected),
+                    })
+            }
+            Err(rejected) => Err(known_key(&mut self.schemas, rejected)),
+        }
+    }
 
-fn change(key: Key, row: Option<Row>, changed_at: Option<SystemTime>) -> Decoded {
-    Decoded::Change(DecodedChange {
-        key,
-        row,
-        unchanged_fields: Vec::new(),
-        transaction: None,
-        changed_at,
-    })
-}
+    fn decode_envelope(
+        &mut self,
+        record: &RawRecord<'_>,
+        envelope: &Envelope<'_>,
+    ) -> Result<Decoded, Rejected> {
+        match envelope.operation {
+            None => envelope.without_operation(),
+            Some("\"d\"") => self.delete(record, Some(envelope)),
+            Some("\"c\"" | "\"r\"" | "\"u\"") => self.upsert(record, envelope),
+            Some("\"m\"") => Ok(Decoded::Ignored("logical_message")),
+            Some("\"t\"") => Ok(Decoded::Truncate {
+                changed_at: envelope.changed_at(),
+            }),
+            Some(operation) => Err(unknown(operation)),
+        }
+    }
 
-fn known_key(key: Option<&[u8]>, rejected: Rejected) -> Rejected {
-    match identity(key) {
-        Ok(key) => rejected.with_key(&key),
-        Err(_) => rejected,
+    fn upsert(
+        &mut self,
+        record: &RawRecord<'_>,
+        envelope: &Envelope<'_>,
+    ) -> Result<Decoded, Rejected> {
+        let key = identity(record.key, &mut self.schemas)?;
+        let shape = match envelope.schema {
+            Some(schema) => Some(self.schemas.shape(schema.get())?),
+            None => None,
+        };
+        let shape = shape
+            .as_deref()
+            .map_or(&Shape::AsItStands, |it| it.field("after"));
+        let row = envelope.row(shape)?;
+        let (row, unchanged_fields) = self.placeholder.take_out(&row)?;
+        Ok(Decoded::Change(DecodedChange {
+            key,
+            row: Some(row),
+            unchanged_fields,
+            transaction: place(envelope.transaction)?,
+            changed_at: envelope.changed_at(),
+        }))
+    }
+
+    /// By an event or, without one, by a tombstone.
+    fn delete(
+        &mut self,
+        record: &RawRecord<'_>,
+        envelope: Option<&Envelope<'_>>,
+    ) -> Result<Decoded, Rejected> {
+        Ok(Decoded::Change(DecodedChange {
+            key: identity(record.key, &mut self.schemas)?,
+            row: None,
+            unchanged_fields: Vec::<Arc<str>>::new(),
+            transaction: place(envelope.and_then(|envelope| envelope.transaction))?,
+            changed_at: envelope.and_then(Envelope::changed_at),
+        }))
     }
 }
 
@@ -100,41 +142,47 @@ fn unknown(operation: &str) -> Rejected {
 
 /// The parts of a change event that matter here, as they stand in the record.
 struct Envelope<'a> {
+    /// The object that the parts are fields of.
+    text: &'a str,
+    /// Where the event is the payload of a message with its schema.
     schema: Option<&'a RawValue>,
-    payload: Option<&'a RawValue>,
     operation: Option<&'a str>,
     after: Option<&'a RawValue>,
     source: Option<&'a RawValue>,
+    transaction: Option<&'a RawValue>,
     timestamp: Option<&'a RawValue>,
     status: Option<&'a RawValue>,
     id: Option<&'a RawValue>,
-    ddl: Option<&'a RawValue>,
-    table_changes: Option<&'a RawValue>,
+    is_schema_change: bool,
 }
+
+/// An envelope, or a message of schema and payload.
+type Outer<'a> = (Envelope<'a>, Option<(&'a RawValue, &'a RawValue)>);
 
 impl<'a> Envelope<'a> {
     /// `None` for a record whose payload is null: a tombstone written with its schema.
     fn parse(text: &'a str) -> Result<Option<Self>, Rejected> {
-        let outer = Self::parts(text)?;
+        let (outer, wrapped) = Self::parts(text)?;
         check_surrogates(text)?;
-        match outer.payload {
-            Some(payload) if outer.operation.is_none() && outer.schema.is_some() => {
-                match payload.get() {
-                    "null" => Ok(None),
-                    payload => Self::parts(payload).map(Some),
-                }
-            }
-            _ => Ok(Some(outer)),
+        let Some((schema, payload)) = wrapped.filter(|_| outer.operation.is_none()) else {
+            return Ok(Some(outer));
+        };
+        if payload.get() == "null" {
+            return Ok(None);
         }
+        let (mut inner, _) = Self::parts(payload.get())?;
+        inner.schema = Some(schema);
+        Ok(Some(inner))
     }
 
-    fn parts(text: &'a str) -> Result<Self, Rejected> {
+    fn parts(text: &'a str) -> Result<Outer<'a>, Rejected> {
         let names = [
             "schema",
             "payload",
             "op",
             "after",
             "source",
+            "transaction",
             "ts_ms",
             "status",
             "id",
@@ -148,42 +196,50 @@ impl<'a> Envelope<'a> {
             operation,
             after,
             source,
+            transaction,
             timestamp,
             status,
             id,
             ddl,
             table_changes,
         ] = found;
-        Ok(Self {
-            schema,
-            payload,
+        let envelope = Self {
+            text,
+            schema: None,
             operation: operation.map(RawValue::get),
             after,
             source,
+            transaction,
             timestamp,
             status,
             id,
-            ddl,
-            table_changes,
-        })
+            is_schema_change: ddl.is_some() || table_changes.is_some(),
+        };
+        Ok((envelope, schema.zip(payload)))
     }
 
-    fn kind_without_operation(&self) -> Result<Decoded, Rejected> {
-        if self.ddl.is_some() || self.table_changes.is_some() {
+    fn without_operation(&self) -> Result<Decoded, Rejected> {
+        if self.is_schema_change {
             return Ok(Decoded::Ignored("schema_change"));
         }
         if self.status.is_some() && self.id.is_some() {
-            return Ok(Decoded::Ignored("transaction_marker"));
+            return marker(self.text).map(Decoded::Transaction);
         }
-        if self.timestamp.is_some() && self.after.is_none() && self.source.is_none() {
-            return Ok(Decoded::Ignored("heartbeat"));
+        if let Some(timestamp) = self.timestamp
+            && self.after.is_none()
+            && self.source.is_none()
+        {
+            return Ok(Decoded::Heartbeat {
+                at: time_in(timestamp),
+            });
         }
         Err(Rejected::undecodable(
-            "no field `op`: not a Debezium change event (for plain rows: `format: {type: upsert}`)",
+            "no field `op`: not a Debezium change event (for plain rows: `format: {type: upsert}`; \
+             for flattened events: `format: {type: debezium-flattened}`)",
         ))
     }
 
-    fn row(&self) -> Result<Row, Rejected> {
+    fn row(&self, shape: &Shape) -> Result<Cow<'a, str>, Rejected> {
         let Some(after) = self.after.map(RawValue::get).filter(|row| *row != "null") else {
             return Err(Rejected::undecodable(
                 "`after` is missing, so there is no row",
@@ -195,133 +251,36 @@ impl<'a> Envelope<'a> {
                 "`after` is {kind}; it must be an object"
             )));
         }
-        if let Some(column) = unavailable_column(after) {
-            return Err(Rejected::wrong_type(format!(
-                "column `{column}` holds Debezium's placeholder for a value that the update did not \
-                 change; set REPLICA IDENTITY FULL on the table, so that the whole row is sent"
-            )));
+        if *shape == Shape::AsItStands {
+            return Ok(Cow::Borrowed(after));
         }
-        Ok(Row::from(after))
+        let mut row = String::with_capacity(after.len());
+        shape.rewrite(after, &mut row)?;
+        Ok(Cow::Owned(row))
     }
 
     /// When the database committed the change.
     fn changed_at(&self) -> Option<SystemTime> {
         let [milliseconds] = fields(self.source?.get(), [Some("ts_ms")]).ok()?;
-        time_of_milliseconds(milliseconds?.get().parse().ok()?)
+        time_in(milliseconds?)
     }
 }
 
-/// The identity in a record's key.
-fn identity(bytes: Option<&[u8]>) -> Result<Key, Rejected> {
-    let Some(bytes) = bytes else {
-        return Err(Rejected::missing_key(
-            "the record has no key: the table has no primary key (set `message.key.columns`)",
-        ));
-    };
-    let text = std::str::from_utf8(bytes).map_err(|error| {
-        let at = error.valid_up_to();
-        Rejected::undecodable(format!("the key is not UTF-8 at byte {at}"))
-    })?;
-    let value = text.trim();
-    let Ok(whole) = serde_json::from_str::<&RawValue>(value) else {
-        return Ok(Key::from(text));
-    };
-    let columns = all_fields(whole.get());
-    match columns.as_deref() {
-        Some([(first, a), (second, b)]) => match (&**first, &**second) {
-            ("schema", "payload") => identity_of(b.get(), all_fields(b.get()).as_deref()),
-            ("payload", "schema") => identity_of(a.get(), all_fields(a.get()).as_deref()),
-            _ => identity_of(value, columns.as_deref()),
-        },
-        columns => identity_of(value, columns),
-    }
-}
-
-/// The identity in a key without its schema; `columns` are its fields if it is an object.
-fn identity_of(value: &str, columns: Option<&[(String, &RawValue)]>) -> Result<Key, Rejected> {
-    let value = match columns {
-        Some([]) => return Err(Rejected::missing_key("the key is an empty object")),
-        Some([(_, only)]) => only.get(),
-        _ => value,
-    };
-    if !value.starts_with(['{', '[']) {
-        return scalar_key(value);
-    }
-    let mut canonical = String::with_capacity(value.len());
-    write_canonical(value, KEY_DEPTH_MAX, &mut canonical)?;
-    Ok(Key::from(canonical))
-}
-
-/// The placeholder as Debezium writes it into columns of text and JSON.
-const PLACEHOLDER: &str = "__debezium_unavailable_value";
-/// The same for bytes, whose JSON is base64 (without padding: `base64-url-safe` has the same start).
-const PLACEHOLDER_BASE64: &str = "X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ";
-/// The same for bytes with `binary.handling.mode=hex`.
-const PLACEHOLDER_HEX: &str = "5f5f646562657a69756d5f756e617661696c61626c655f76616c7565";
-/// The same for arrays of UUIDs: the name-based UUID (version 3) of the text.
-const PLACEHOLDER_UUID: &str = "b68a35a7-17ad-35b3-af2a-ae46edb4545a";
-/// How an array of integers, one for each byte, begins in compact JSON.
-const PLACEHOLDER_INTEGERS: &str = "95,95,100,101,98,101,122";
-
-/// Finds any form; made once, as making a searcher costs more than a search in a short row.
-static PLACEHOLDER_FORMS: LazyLock<[Finder<'static>; 5]> = LazyLock::new(|| {
-    [
-        PLACEHOLDER,
-        PLACEHOLDER_BASE64,
-        PLACEHOLDER_HEX,
-        PLACEHOLDER_UUID,
-        PLACEHOLDER_INTEGERS,
-    ]
-    .map(Finder::new)
-});
-
-/// The first column whose value is the placeholder in one of its forms. Text that merely speaks of
-/// the placeholder is no placeholder.
-fn unavailable_column(row: &str) -> Option<String> {
-    let is_suspicious = PLACEHOLDER_FORMS
-        .iter()
-        .any(|form| form.find(row.as_bytes()).is_some());
-    if !is_suspicious {
-        return None;
-    }
-    match serde_json::from_str(row) {
-        Ok(Value::Object(columns)) => columns
-            .into_iter()
-            .find_map(|(name, value)| holds_placeholder(&value).then_some(name)),
-        // Suspicious and not readable as values: better parked than embedded.
-        _ => Some("(unknown)".to_owned()),
-    }
-}
-
-/// Recursion is bounded by the parser's own limit on nesting.
-fn holds_placeholder(value: &Value) -> bool {
-    match value {
-        Value::String(text) => {
-            text == PLACEHOLDER
-                || text.trim_end_matches('=') == PLACEHOLDER_BASE64
-                || text.eq_ignore_ascii_case(PLACEHOLDER_HEX)
-                || text == PLACEHOLDER_UUID
-        }
-        Value::Array(items) => {
-            let bytes = PLACEHOLDER.bytes().map(u64::from);
-            items.iter().map(Value::as_u64).eq(bytes.map(Some))
-                || items.iter().any(holds_placeholder)
-        }
-        Value::Object(fields) => fields
-            .iter()
-            .any(|(name, value)| name == PLACEHOLDER || holds_placeholder(value)),
-        _ => false,
-    }
+/// A time in milliseconds, where it is one.
+pub(super) fn time_in(milliseconds: &RawValue) -> Option<SystemTime> {
+    time_of_milliseconds(milliseconds.get().parse().ok()?)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::TransactionMarker;
+    use super::super::placeholder::DEFAULT;
     use super::*;
     use std::time::Duration;
     use vectide_model::DeadLetterReason::{self, *};
 
     fn decode_text(key: Option<&str>, value: Option<&str>) -> Result<Decoded, Rejected> {
-        decode(&RawRecord {
+        DebeziumDecoder::new(Placeholder::new(DEFAULT).unwrap()).decode(&RawRecord {
             topic: "t",
             key: key.map(str::as_bytes),
             value: value.map(str::as_bytes),
@@ -405,24 +364,38 @@ mod tests {
 
     #[test]
     fn records_that_are_no_rows() {
+        let at = time_of_milliseconds(1);
+        let begin = TransactionMarker::Begin { id: "1".into() };
         for (value, expected) in [
-            (r#"{"ts_ms":1}"#, "heartbeat"),
-            (r#"{"schema":{},"payload":{"ts_ms":1}}"#, "heartbeat"),
+            (r#"{"ts_ms":1}"#, Decoded::Heartbeat { at }),
+            (
+                r#"{"schema":{},"payload":{"ts_ms":1}}"#,
+                Decoded::Heartbeat { at },
+            ),
             (
                 r#"{"status":"BEGIN","id":"1:2","ts_ms":1}"#,
-                "transaction_marker",
+                Decoded::Transaction(begin.clone()),
+            ),
+            (
+                r#"{"schema":{},"payload":{"status":"BEGIN","id":"1:2"}}"#,
+                Decoded::Transaction(begin.clone()),
             ),
             (
                 r#"{"source":{},"ts_ms":1,"ddl":"x","tableChanges":[]}"#,
-                "schema_change",
+                Decoded::Ignored("schema_change"),
             ),
             (
                 r#"{"op":"m","ts_ms":1,"message":{"prefix":"p"}}"#,
-                "logical_message",
+                Decoded::Ignored("logical_message"),
+            ),
+            (
+                r#"{"op":"t","before":null,"after":null,"source":{"ts_ms":1}}"#,
+                Decoded::Truncate { changed_at: at },
             ),
         ] {
-            let decoded = decode_text(Some(r#"{"serverName":"s"}"#), Some(value)).unwrap();
-            assert_eq!(decoded, Decoded::Ignored(expected), "{value}");
+            for key in [None, Some(r#"{"serverName":"s"}"#)] {
+                assert_eq!(decode_text(key, Some(value)).unwrap(), expected, "{value}");
+            }
         }
     }
 
@@ -439,7 +412,16 @@ mod tests {
             (r#"{"op":"c","after":"{}"}"#, WrongType),
             (r#"{"op":1,"after":{}}"#, WrongType),
             (r#"{"op":"x","after":{}}"#, UnknownOperation),
-            (r#"{"op":"t","before":null,"after":null}"#, UnknownOperation),
+            (r#"{"status":"MIDDLE","id":"1"}"#, UnknownOperation),
+            (r#"{"op":"c","after":{},"transaction":1}"#, WrongType),
+            (
+                r#"{"schema":{"type":"struct","fields":[{}]},"payload":{"op":"c","after":{}}}"#,
+                Schema,
+            ),
+            (
+                r#"{"schema":{"type":"struct","fields":[{"field":"after","type":"struct","fields":[{"field":"day","name":"io.debezium.time.Date"}]}]},"payload":{"op":"c","after":{"day":{}}}}"#,
+                Schema,
+            ),
             (r#"{"op":"c","after":{"t":"\ud800"}}"#, Undecodable),
             ("[]", WrongType),
             (r#"{"schema":{},"payload":[]}"#, WrongType),
@@ -447,29 +429,55 @@ mod tests {
             assert_eq!(reason(key, Some(value)), expected, "{value}");
         }
         assert_eq!(reason(None, Some(r#"{"op":"c","after":{}}"#)), MissingKey);
-        assert_eq!(reason(None, Some(r#"{"op":"t"}"#)), UnknownOperation);
         let rejected = decode_text(key, Some(r#"{"op":"x"}"#)).unwrap_err();
         assert_eq!(rejected.key.as_deref(), Some("1"));
     }
 
     #[test]
     fn placeholders_never_pass() {
-        let integers: Vec<String> = PLACEHOLDER.bytes().map(|byte| byte.to_string()).collect();
-        let column = |value: &str| format!(r#"{{"op":"u","after":{{"id":1,"body":{value}}}}}"#);
-        for value in [
-            format!("\"{PLACEHOLDER}\""),
-            format!("\"{PLACEHOLDER_BASE64}==\""),
-            format!("\"{PLACEHOLDER_HEX}\""),
-            format!("[\"{PLACEHOLDER}\"]"),
-            format!("[\"{PLACEHOLDER_UUID}\"]"),
-            format!("[{}]", integers.join(",")),
-            format!("{{\"{PLACEHOLDER}\":\"{PLACEHOLDER}\"}}"),
-        ] {
-            let rejected = decode_text(Some("1"), Some(&column(&value))).unwrap_err();
-            assert_eq!(rejected.reason, WrongType, "{value}");
-            assert!(rejected.detail.contains("`body`"), "{}", rejected.detail);
-        }
-        let about = column(&format!("\"the text {PLACEHOLDER} stands for a value\""));
+        let value = format!(r#"{{"op":"u","after":{{"id":1,"body":"{DEFAULT}","n":2}}}}"#);
+        let Decoded::Change(change) = decode_text(Some("1"), Some(&value)).unwrap() else {
+            panic!("no change");
+        };
+        assert_eq!(change.row.as_deref(), Some(r#"{"id":1,"n":2}"#));
+        assert_eq!(change.unchanged_fields, ["body".into()]);
+        let about = value.replace(DEFAULT, &format!("the text {DEFAULT} stands for a value"));
         assert!(key_and_row("1", Some(&about)).1.is_some());
+    }
+
+    #[test]
+    fn values_by_the_schema_of_key_and_row() {
+        let date = r#"{"type":"int32","name":"io.debezium.time.Date","field":"day"}"#;
+        let bytes = r#"{"type":"bytes","field":"blob"}"#;
+        let schema = format!(
+            r#"{{"type":"struct","fields":[{{"type":"struct","field":"before"}},{{"type":"struct","fields":[{date},{bytes}],"field":"after"}}]}}"#
+        );
+        let base64 = "X19kZWJleml1bV91bmF2YWlsYWJsZV92YWx1ZQ==";
+        let value = format!(
+            r#"{{"schema":{schema},"payload":{{"op":"u","after":{{"day":19782,"blob":"{base64}"}},"transaction":{{"id":"5:9","total_order":"1"}}}}}}"#
+        );
+        let key = format!(
+            r#"{{"schema":{{"type":"struct","fields":[{date}]}},"payload":{{"day":19782}}}}"#
+        );
+        let Decoded::Change(change) = decode_text(Some(&key), Some(&value)).unwrap() else {
+            panic!("no change");
+        };
+        assert_eq!(&*change.key, "2024-02-29");
+        assert_eq!(change.row.as_deref(), Some(r#"{"day":"2024-02-29"}"#));
+        assert_eq!(change.unchanged_fields, ["blob".into()]);
+        let transaction = change.transaction.unwrap();
+        assert_eq!((&*transaction.id, transaction.total_order), ("5", 1));
+    }
+
+    #[test]
+    fn a_changed_key_is_a_delete_and_a_create() {
+        let delete = r#"{"op":"d","before":{"id":1},"after":null}"#;
+        let create = r#"{"op":"c","before":null,"after":{"id":2}}"#;
+        assert_eq!(key_and_row(r#"{"id":1}"#, Some(delete)).1, None);
+        assert_eq!(key_and_row(r#"{"id":1}"#, None).1, None);
+        assert_eq!(
+            key_and_row(r#"{"id":2}"#, Some(create)),
+            ("2".to_owned(), Some(r#"{"id":2}"#.to_owned()))
+        );
     }
 }

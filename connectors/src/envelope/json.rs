@@ -51,6 +51,17 @@ pub(crate) fn fields<'de, const N: usize>(
     found.map_err(|error| Rejected::undecodable(format!("not JSON: {error}")))
 }
 
+/// Whether the whole text is one JSON value of Unicode text.
+///
+/// # Errors
+/// `Undecodable` when it is not.
+pub(crate) fn check_json(text: &str) -> Result<(), Rejected> {
+    match serde_json::from_str::<IgnoredAny>(text) {
+        Ok(_) => check_surrogates(text),
+        Err(error) => Err(Rejected::undecodable(format!("not JSON: {error}"))),
+    }
+}
+
 fn not_an_object(text: &str) -> Rejected {
     match serde_json::from_str::<IgnoredAny>(text) {
         Ok(_) => Rejected::wrong_type(format!("expected an object, found {}", kind(text))),
@@ -132,8 +143,11 @@ pub(crate) fn at_path<'de>(value: &'de RawValue, path: &[Box<str>]) -> Option<&'
     Some(value)
 }
 
+/// A field of an object: its name, and its value as it stands.
+pub(crate) type Field<'a> = (String, &'a RawValue);
+
 /// All fields of an object, in its order; `None` for another kind of value.
-pub(crate) fn all_fields(text: &str) -> Option<Vec<(String, &RawValue)>> {
+pub(crate) fn all_fields(text: &str) -> Option<Vec<Field<'_>>> {
     struct AllVisitor;
     impl<'de> Visitor<'de> for AllVisitor {
         type Value = Vec<(String, &'de RawValue)>;

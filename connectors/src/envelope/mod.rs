@@ -2,15 +2,27 @@
 //!
 //! No file here knows a transport, a clock or a position. A decoder gives a change, the name of a
 //! kind of record that is no row and is left out by design, or the reason why the record is a dead
-//! letter.
+//! letter. Schemas come from a registry where the encoding needs one; the envelopes themselves only
+//! ever see JSON.
 //!
-//! Invariant: decoding the same bytes always gives the same answer, and no input panics.
+//! Invariant: decoding the same bytes by the same schema always gives the same answer, and no input
+//! panics.
 
+mod canal;
 pub mod change;
-pub mod debezium;
+mod content;
+mod debezium;
+mod encoding;
+mod flattened;
 pub mod format;
+mod identity;
 mod json;
-pub mod upsert;
+mod maxwell;
+mod object;
+mod old_columns;
+mod placeholder;
+mod transaction;
+mod upsert;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
