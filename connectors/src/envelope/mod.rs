@@ -9,7 +9,7 @@
 pub mod change;
 pub mod debezium;
 pub mod format;
-mod json;
+pub(crate) mod json;
 pub mod upsert;
 
 use std::sync::Arc;
