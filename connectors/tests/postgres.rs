@@ -7,9 +7,13 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use vectide_connectors::PostgresConfig;
-use vectide_connectors::testing::{ModelState, PostgresClient, PostgresServer};
+use vectide_connectors::envelope::{Decoded, RawRecord, debezium};
+use vectide_connectors::testing::{
+    HeldMap, ModelState, PostgresClient, PostgresServer, RecordingSink, run_source,
+};
 use vectide_model::{
     ConnectionCheck, DeadLetterReason, OpenContext, ReadMode, Source, SourceConfig, SourceError,
+    SourceStart, StopSignal,
 };
 
 /// One server for the tests that run at the same time; the last one stops it.
@@ -425,16 +429,13 @@ fn what_is_not_durable_is_not_confirmed_and_idle_time_is() {
     assert_ne!(before, end);
     run.stop().unwrap();
     // A state that was put back to an earlier place: what was confirmed meanwhile is gone for it.
-    let old = ModelState::default();
-    let error = failure_at(&old, &state, &database, 8);
+    let error = failure_at(&state, &database, 8);
     assert!(error.contains("after the recorded 0/8"), "{error}");
     assert!(error.contains("--resnapshot source"), "{error}");
 }
 
 /// Runs the source from the place `at` of the log, else as recorded in `like`.
-fn failure_at(state: &ModelState, like: &ModelState, database: &Database, at: u64) -> String {
-    use vectide_connectors::testing::{HeldMap, RecordingSink, run_source};
-    let _ = state;
+fn failure_at(like: &ModelState, database: &Database, at: u64) -> String {
     let mut resume = like.resume();
     resume.positions.insert("wal".into(), at);
     let source = database.source(&["public.pages"]);
@@ -857,4 +858,146 @@ fn a_snapshot_while_writers_write_and_the_source_is_killed() {
         assert_eq!(state.dead_letters(), [], "run {run}");
         client.execute("SELECT pg_drop_replication_slot('snapshot_while_writing')");
     }
+}
+
+#[test]
+fn a_trial_reads_and_leaves_nothing_behind() {
+    let Some(database) = Database::new(
+        "trial_leaves_nothing",
+        "CREATE TABLE pages (id int PRIMARY KEY); INSERT INTO pages VALUES (1);",
+    ) else {
+        return;
+    };
+    let trial = |state: &ModelState| {
+        let start = SourceStart {
+            name: "source".into(),
+            positions: BTreeMap::new(),
+            fingerprints: BTreeMap::new(),
+            held: Arc::new(HeldMap::default()),
+            mode: ReadMode::UntilCaughtUp,
+            is_trial: true,
+            stop: StopSignal::new(),
+        };
+        let source = database.source(&["public.pages"]);
+        source.run(start, &mut state.clone())
+    };
+    let state = ModelState::default();
+    let error = trial(&state).unwrap_err().to_string();
+    assert!(error.contains("there is no publication"), "{error}");
+    let mut client = database.client();
+    client.execute("CREATE PUBLICATION vectide_source FOR TABLE pages");
+    trial(&state).unwrap();
+    assert_eq!(state.rows().len(), 1);
+    let slots = "SELECT 1 FROM pg_replication_slots WHERE database = 'trial_leaves_nothing'";
+    state.wait_until("the slot is gone", |_| {
+        database.client().query(slots).is_empty()
+    });
+}
+
+#[test]
+fn keys_are_those_of_debezium() {
+    let Some(database) = Database::new(
+        "keys_of_debezium",
+        "CREATE TABLE one (id bigint PRIMARY KEY); INSERT INTO one VALUES (9007199254740993);
+         CREATE TABLE two (b text, a int, PRIMARY KEY (b, a)); INSERT INTO two VALUES ('x \"é\"', 7);",
+    ) else {
+        return;
+    };
+    for (table, key) in [
+        ("public.one", r#"{"id":9007199254740993}"#),
+        ("public.two", r#"{"b":"x \"é\"","a":7}"#),
+    ] {
+        let mut config = database.config(&[table]);
+        config["publication"] = json!(table.replace('.', "_"));
+        config["slot"] = json!(format!("keys_{}", table.replace('.', "_")));
+        let state = ModelState::default();
+        catch_up(&state, open(config));
+        let event = debezium::decode(&RawRecord {
+            topic: "t",
+            key: Some(key.as_bytes()),
+            value: Some(br#"{"op":"c","after":{},"source":{}}"#),
+            headers: &[],
+        });
+        let Ok(Decoded::Change(change)) = event else {
+            panic!("{event:?}");
+        };
+        assert_eq!(state.rows().into_keys().collect::<Vec<_>>(), [change.key]);
+    }
+}
+
+/// `path NUL sha256 LF` of all documents, as the history's checkpoints define it.
+fn state_hash(state: &ModelState) -> (u64, String) {
+    use sha2::{Digest, Sha256};
+    let hex = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .map(|it| format!("{it:02x}"))
+            .collect::<String>()
+    };
+    let mut hash = Sha256::new();
+    let found = rows(state);
+    for (path, row) in &found {
+        let content = row["content"].as_str().unwrap();
+        hash.update(format!("{path}\0{}\n", hex(&Sha256::digest(content))));
+    }
+    (found.len() as u64, hex(&hash.finalize()))
+}
+
+/// A real history, a commit as a transaction: the first 500 events are there before the source is,
+/// the others come while it follows.
+#[test]
+fn a_real_history_ends_in_its_checkpoint() {
+    use std::io::BufRead;
+    let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
+    let data = std::env::var_os("VECTIDE_TEST_DATA").map_or(beside, PathBuf::from);
+    let data = data.join("otel-docs-changes");
+    if !data.is_dir() {
+        println!("skipped: a_real_history: the data set `otel-docs-changes` is not there");
+        return;
+    }
+    let Some(database) = Database::new(
+        "real_history",
+        "CREATE TABLE documents (path text PRIMARY KEY, content text, at timestamptz);",
+    ) else {
+        return;
+    };
+    let file = std::fs::File::open(data.join("events.jsonl.zst")).unwrap();
+    let reader = std::io::BufReader::new(zstd::Decoder::new(file).unwrap());
+    let events: Vec<Value> = reader
+        .lines()
+        .take(1000)
+        .map(|line| serde_json::from_str(&line.unwrap()).unwrap())
+        .collect();
+    let quote = |value: &Value| format!("'{}'", value.as_str().unwrap().replace('\'', "''"));
+    let write = |events: &[Value]| {
+        let mut client = database.client();
+        for commit in events.chunk_by(|left, right| left["commit"] == right["commit"]) {
+            let statements = commit.iter().map(|event| {
+                let path = quote(&event["path"]);
+                if event["op"] == "d" {
+                    return format!("DELETE FROM documents WHERE path = {path};");
+                }
+                let (content, at) = (quote(&event["content"]), quote(&event["commit_time"]));
+                format!(
+                    "INSERT INTO documents VALUES ({path}, {content}, {at}) ON CONFLICT (path) \
+                     DO UPDATE SET content = EXCLUDED.content, at = EXCLUDED.at;"
+                )
+            });
+            client.execute(&statements.collect::<String>());
+        }
+    };
+    write(&events[..500]);
+    let state = ModelState::default();
+    let run = state.run(database.source(&["public.documents"]), ReadMode::Follow);
+    write(&events[500..]);
+    let checkpoints = std::fs::read_to_string(data.join("checkpoints.jsonl")).unwrap();
+    let expected: Value = serde_json::from_str(checkpoints.lines().next().unwrap()).unwrap();
+    assert_eq!(expected["seq"], 1000);
+    let expected = (
+        expected["live_docs"].as_u64().unwrap(),
+        expected["state_sha256"].as_str().unwrap().to_owned(),
+    );
+    state.wait_until("the checkpoint is reached", |it| state_hash(it) == expected);
+    run.stop().unwrap();
+    assert_eq!(state.dead_letters(), []);
 }

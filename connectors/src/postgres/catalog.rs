@@ -15,6 +15,9 @@ const VERSION_LEAST: u32 = 140_000;
 /// Publications have lists of columns and conditions on rows from here on.
 const VERSION_WITH_FILTERS: u32 = 150_000;
 
+/// Generated columns can be published from here on.
+pub(crate) const VERSION_WITH_GENERATED: u32 = 180_000;
+
 /// The server.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {

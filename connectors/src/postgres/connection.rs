@@ -35,6 +35,10 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// for a lock, and a dead server must not look like one.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
+/// What is kept of a message above the limit: a dead letter's piece, the frame around it, and one byte
+/// that shows the letter to be cut.
+const START_BYTES: usize = DeadLetter::RAW_BYTES_MAX + 64;
+
 /// Bytes asked for in one read.
 const READ_BYTES: usize = 64 * 1024;
 
@@ -220,6 +224,14 @@ fn setup(error: io::Error) -> PgError {
     PgError::Setup(error.to_string())
 }
 
+/// A failed read or write. rustls tells a refused certificate as invalid data.
+fn broken(error: &io::Error) -> PgError {
+    match error.kind() {
+        ErrorKind::InvalidData => PgError::Setup(format!("TLS failed: {error}")),
+        _ => PgError::Connection(format!("the connection broke: {error}")),
+    }
+}
+
 fn malformed(error: io::Error) -> PgError {
     PgError::Protocol(error.to_string())
 }
@@ -388,8 +400,7 @@ impl Connection {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), PgError> {
-        let written = self.stream.write(bytes);
-        written.map_err(|error| PgError::Connection(format!("the connection broke: {error}")))
+        self.stream.write(bytes).map_err(|error| broken(&error))
     }
 
     /// The next message that is not an error; notices are left out.
@@ -448,7 +459,7 @@ impl Connection {
     fn skip(&mut self) -> Option<Frame> {
         let skipped = self.skipped.as_mut()?;
         let part = self.input.split_to(skipped.left.min(self.input.len()));
-        let room = DeadLetter::RAW_BYTES_MAX.saturating_sub(skipped.start.len()) + 1;
+        let room = START_BYTES.saturating_sub(skipped.start.len());
         skipped
             .start
             .extend_from_slice(&part[..part.len().min(room)]);
@@ -494,13 +505,7 @@ impl Connection {
                     _ => Ok(()),
                 }
             }
-            // rustls tells a refused certificate as invalid data.
-            Err(error) if error.kind() == ErrorKind::InvalidData => {
-                Err(PgError::Setup(format!("TLS failed: {error}")))
-            }
-            Err(error) => Err(PgError::Connection(format!(
-                "the connection broke: {error}"
-            ))),
+            Err(error) => Err(broken(&error)),
         }
     }
 }

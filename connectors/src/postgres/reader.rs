@@ -85,14 +85,22 @@ impl TablePlan {
     }
 }
 
+/// What decides which columns there are and how keys begin.
+#[derive(Clone, Copy)]
+pub(crate) struct ColumnOptions {
+    /// Whether the server publishes generated columns that are listed.
+    pub(crate) has_generated: bool,
+    /// Whether keys begin with their table.
+    pub(crate) has_prefix: bool,
+}
+
 /// The columns of a table that are published, in their order, with their kinds.
 pub(crate) fn columns(
     queries: &mut Connection,
     table: &Table,
     types: &mut Types,
-    has_prefix: bool,
+    options: ColumnOptions,
 ) -> Result<Columns, End> {
-    // Generated columns are not published, unless a list says so.
     let rows = queries.query(&format!(
         "SELECT attname, atttypid, attgenerated FROM pg_catalog.pg_attribute \
          WHERE attrelid = {} AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
@@ -102,16 +110,18 @@ pub(crate) fn columns(
     for row in &rows {
         let text = |at: usize| row[at].as_deref().unwrap_or_default();
         let name = text(0);
-        let is_published = match &table.published.columns {
+        let is_listed = match &table.published.columns {
             Some(columns) => columns.iter().any(|column| column == name),
-            None => text(2).is_empty(),
+            None => true,
         };
+        // Before version 18 generated columns are listed but not told.
+        let is_published = is_listed && (text(2).is_empty() || options.has_generated);
         if is_published {
             let kind = types.resolve(text(1).parse().unwrap_or(0), queries)?;
             all.push(Column::new(name, kind));
         }
     }
-    let prefix = key_prefix(&table.facts.name, has_prefix);
+    let prefix = key_prefix(&table.facts.name, options.has_prefix);
     Columns::new(all, &table.facts.key, prefix).map_err(|column| {
         End::failed(
             format!(

@@ -21,11 +21,11 @@
 //!
 //! Invariant: the number of pages read enters a batch only after all rows of those pages were sent.
 
-use super::catalog::show_lsn;
+use super::catalog::{VERSION_WITH_GENERATED, show_lsn};
 use super::connection::{Connection, Purpose, quote_text};
 use super::errors::{End, PgError};
 use super::pgoutput::Lsn;
-use super::reader::{Chunk, ReaderSays, read_chunks};
+use super::reader::{Chunk, ColumnOptions, ReaderSays, read_chunks};
 use super::session::Session;
 use super::tables::{ALL_BLOCKS, SWEEP, Table};
 use crate::batch::{AGE_MAX, Unity};
@@ -142,6 +142,10 @@ impl Session<'_> {
     fn plan(&mut self, shared: &mut Connection, cut: Lsn) -> Result<Vec<Chunk>, End> {
         let rows = shared.query("SELECT txid_snapshot_xmin(txid_current_snapshot())")?;
         let xmin = first_number(&rows)?;
+        let options = ColumnOptions {
+            has_generated: self.server.version_number >= VERSION_WITH_GENERATED,
+            has_prefix: self.has_prefix,
+        };
         let mut chunks = Vec::new();
         for (index, table) in self.tables.iter_mut().enumerate() {
             if table.is_read() {
@@ -162,12 +166,8 @@ impl Session<'_> {
             if table.blocks_read == 0 {
                 table.xmin = xmin;
             }
-            table.columns = Some(super::reader::columns(
-                shared,
-                table,
-                &mut self.types,
-                self.has_prefix,
-            )?);
+            let columns = super::reader::columns(shared, table, &mut self.types, options)?;
+            table.columns = Some(columns);
             let size = shared.query(&format!("SELECT pg_relation_size({})", table.facts.oid))?;
             let blocks = first_number(&size)?.div_ceil(self.server.block_bytes);
             let rows = self.config.snapshot.chunk_rows.get() as f64;
