@@ -5,6 +5,8 @@ cd "$(dirname "$0")/.."
 
 grep -m1 "model name" /proc/cpuinfo || true
 echo "cores: $(nproc), memory: $(free -h | awk '/Mem/ {print $2}')"
+cargo bench --package vectide-connectors --bench decode
+cargo bench --package vectide-connectors --bench postgres
 cargo bench --package vectide-operators --bench chunking
 cargo bench --package vectide-encoder --bench encoder
 cargo bench --package vectide-faiss --bench index

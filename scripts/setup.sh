@@ -23,6 +23,10 @@ need_header curl/curl.h libcurl4-openssl-dev
 if [ "$what" = test ]; then
     need_command java openjdk-17-jre-headless
     need_command mvn maven
+    # The server's programs are not on the path; each version has a folder.
+    ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing+=(postgresql)
+    need_command openssl openssl
+    need_command runuser util-linux
 fi
 
 if [ ${#missing[@]} -gt 0 ]; then

@@ -1,7 +1,7 @@
 //! Every configuration that is shipped is valid and runs.
 
 use std::path::Path;
-use vectide_connectors::testing::{KafkaBroker, KafkaRecord};
+use vectide_connectors::testing::{KafkaBroker, KafkaRecord, PostgresServer};
 use vectide_tests::{run_to_end, vectide};
 
 fn shipped(name: &str) -> String {
@@ -41,7 +41,7 @@ fn all_of_them_are_valid_as_they_are() {
             checked += 1;
         }
     }
-    assert_eq!(checked, 4);
+    assert_eq!(checked, 5);
 }
 
 #[test]
@@ -94,4 +94,40 @@ fn kafka_configurations_run() {
         let config = prepare(name, directory.path(), &[("localhost:9092", &address)]);
         assert_eq!(run_to_end(&config)["documents"], 1, "{name}");
     }
+}
+
+#[test]
+fn postgres_runs() {
+    let Some(server) = PostgresServer::start_or_skip("postgres_runs") else {
+        return;
+    };
+    let mut client = server.client();
+    client.execute(
+        "CREATE TABLE articles (id int PRIMARY KEY, title text, body text); \
+         INSERT INTO articles VALUES (1, 'T', 'B')",
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let port = format!("port: {}", server.port());
+    let config = prepare(
+        "postgres.yaml",
+        directory.path(),
+        &[
+            ("port: 5432", &port),
+            ("database: shop", "database: postgres"),
+            ("user: vectide", "user: postgres"),
+            ("${PGPASSWORD:-}", server.password()),
+        ],
+    );
+    assert_eq!(run_to_end(&config)["documents"], 1);
+    // The next run goes on where this one ended.
+    client.execute("INSERT INTO articles VALUES (2, 'U', 'C'), (3, 'V', 'D')");
+    client.execute("DELETE FROM articles WHERE id = 1");
+    let report = run_to_end(&config);
+    assert_eq!(
+        (&report["documents"], &report["dead_letters"]),
+        (&2.into(), &0.into())
+    );
+    client.execute("TRUNCATE articles");
+    assert_eq!(run_to_end(&config)["documents"], 0);
+    assert_eq!(run_to_end(&config)["epochs"], 0);
 }

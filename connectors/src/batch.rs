@@ -44,6 +44,13 @@ impl PendingBatch {
         }
     }
 
+    /// Sets what tells the source, or a partition of it, from another one.
+    pub(crate) fn set_fingerprint(&mut self, partition: &Partition, fingerprint: u64) {
+        self.batch
+            .fingerprints
+            .insert(partition.clone(), fingerprint);
+    }
+
     pub(crate) fn count_split_transaction(&mut self) {
         self.batch.split_transactions += 1;
     }

@@ -1,4 +1,5 @@
-//! The outside world as positioned changes: line logs, directories, Kafka.
+//! The outside world as positioned changes: line logs, directories, Kafka,
+//! PostgreSQL.
 //!
 //! Every source implements the contract in `vectide-model` and keeps its configuration beside
 //! itself. Transport (how bytes arrive and where they stand) and envelope (what the bytes say) are
@@ -12,6 +13,7 @@ pub mod envelope;
 pub mod files;
 pub mod jsonl;
 pub mod kafka;
+pub mod postgres;
 mod redecode;
 pub mod registry;
 #[cfg(feature = "testing")]
@@ -20,3 +22,4 @@ pub mod testing;
 pub use files::FilesConfig;
 pub use jsonl::JsonlConfig;
 pub use kafka::KafkaConfig;
+pub use postgres::PostgresConfig;

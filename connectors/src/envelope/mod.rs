@@ -16,7 +16,7 @@ mod encoding;
 mod flattened;
 pub mod format;
 mod identity;
-mod json;
+pub(crate) mod json;
 mod maxwell;
 mod object;
 mod old_columns;

@@ -1,8 +1,12 @@
 //! What tests of sources need: a sink that keeps what it was given, held rows from a map, and a
-//! throw-away Kafka broker.
+//! throw-away Kafka broker, a throw-away PostgreSQL server, and a small state that keeps upsert's rule.
 
 mod kafka_broker;
+mod model_state;
+mod postgres_server;
 mod recording_sink;
 
 pub use kafka_broker::{KafkaBroker, KafkaRecord};
+pub use model_state::{ModelRun, ModelState};
+pub use postgres_server::{PostgresClient, PostgresServer};
 pub use recording_sink::{HeldMap, RecordedRun, RecordingSink, Resume, run_source};

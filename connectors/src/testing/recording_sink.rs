@@ -2,6 +2,7 @@
 //!
 //! Invariant: what a test reads from [`RecordedRun`] was accepted by the sink, in that order.
 
+use super::model_state::completed;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -193,12 +194,21 @@ impl RecordedRun {
         before
     }
 
-    /// The rows after all changes so far, on top of `before`.
+    /// The rows after all changes so far, on top of `before`. A change that leaves out what did not
+    /// change is completed from the row before it.
+    ///
+    /// # Panics
+    /// When there is no row before it that has what it leaves out.
     pub fn fold(&self, before: HeldMap) -> HeldMap {
         let mut rows = before.rows;
         for change in self.changes() {
             match change.row {
-                Some(row) => drop(rows.insert(change.key, row)),
+                Some(row) => {
+                    let fields = &change.unchanged_fields;
+                    let whole = completed(&row, fields, rows.get(&change.key));
+                    let whole = whole.expect("a row before it that has the fields");
+                    rows.insert(change.key, whole);
+                }
                 None => drop(rows.remove(&change.key)),
             }
         }

@@ -2,7 +2,7 @@
 //! model is one file in its crate and one line here.
 
 use std::sync::Arc;
-use vectide_connectors::{FilesConfig, JsonlConfig, KafkaConfig};
+use vectide_connectors::{FilesConfig, JsonlConfig, KafkaConfig, PostgresConfig};
 use vectide_encoder::{hashing, minilm};
 use vectide_engine::{ChunkerType, EmbedderType, Registry, SourceType};
 use vectide_faiss::FaissFactory;
@@ -15,6 +15,7 @@ pub fn registry() -> Registry {
             SourceType::of::<FilesConfig>(),
             SourceType::of::<JsonlConfig>(),
             SourceType::of::<KafkaConfig>(),
+            SourceType::of::<PostgresConfig>(),
         ],
         chunkers: vec![
             ChunkerType::of::<StructuredConfig>(),

@@ -1,0 +1,144 @@
+//! What `vectide validate --connect` says of a source: server, role, tables, publication, slot, a line
+//! each. Nothing is changed.
+
+use super::catalog::{self, ReplicaIdentity, Server, TableFacts, show_lsn};
+use super::config::PostgresConfig;
+use super::connection::{Connection, Connector, Purpose};
+use super::errors::End;
+use std::path::Path;
+use vectide_model::{ComponentError, ConnectionCheck, StopSignal};
+
+/// Looks at everything.
+pub(crate) fn check(config: &PostgresConfig, folder: &Path) -> Vec<ConnectionCheck> {
+    let connector = Connector {
+        config: config.clone(),
+        folder: folder.to_owned(),
+        stop: StopSignal::new(),
+    };
+    let mut checks = Checks(Vec::new());
+    let what = format!("server {}:{}", config.host, config.port);
+    let connected = connector.connect(Purpose::Queries).map_err(End::from);
+    let connected = connected.and_then(|mut queries| {
+        let server = catalog::server(&mut queries)?;
+        server.check_version()?;
+        Ok((queries, server))
+    });
+    let (mut queries, server) = match connected {
+        Ok(connected) => connected,
+        Err(end) => {
+            checks.add(what, "host", Err(end));
+            return checks.0;
+        }
+    };
+    let encrypted = if queries.is_encrypted {
+        "TLS"
+    } else {
+        "not encrypted"
+    };
+    checks.add(
+        what,
+        "host",
+        Ok(format!("PostgreSQL {}, {encrypted}", server.version)),
+    );
+    let level = server.check_wal_level().map(|()| "logical".to_owned());
+    checks.add("wal_level".to_owned(), "", level);
+    let role = server.check_role(&config.user).and_then(|()| {
+        connector.connect(Purpose::Replication)?.close();
+        Ok("may replicate".to_owned())
+    });
+    checks.add(format!("role {}", config.user), "user", role);
+    let mut tables = Vec::new();
+    for (index, name) in config.table_names().enumerate() {
+        let found = catalog::table(&mut queries, config, name);
+        let said = found.map(|table| {
+            let said = describe(&table);
+            tables.push(table);
+            said
+        });
+        checks.add(
+            format!("table {}.{}", name.0, name.1),
+            &format!("tables[{index}]"),
+            said,
+        );
+    }
+    check_publication(&mut queries, &server, config, &tables, &mut checks);
+    check_slot(&mut queries, config, &mut checks);
+    queries.close();
+    checks.0
+}
+
+fn describe(table: &TableFacts) -> String {
+    let identity = match table.replica_identity {
+        ReplicaIdentity::Default => "DEFAULT",
+        ReplicaIdentity::Full => "FULL",
+        ReplicaIdentity::Index => "USING INDEX",
+        ReplicaIdentity::Nothing => "NOTHING",
+    };
+    format!(
+        "key ({}), REPLICA IDENTITY {identity}",
+        table.key.join(", ")
+    )
+}
+
+fn check_publication(
+    queries: &mut Connection,
+    server: &Server,
+    config: &PostgresConfig,
+    tables: &[TableFacts],
+    checks: &mut Checks,
+) {
+    // Its default name has the source's, which is not known here.
+    let Some(name) = &config.publication else {
+        let said = "named after the source; made at the first start if it is missing";
+        checks.add("publication".to_owned(), "publication", Ok(said.to_owned()));
+        return;
+    };
+    let said = match catalog::publication(queries, server, name, tables) {
+        Ok(None) => Ok("missing; made at the first start".to_owned()),
+        Ok(Some(_)) => catalog::ensure_publication(queries, server, name, tables, false)
+            .map(|published| format!("{} of the tables", published.len())),
+        Err(end) => Err(end),
+    };
+    checks.add(format!("publication {name}"), "publication", said);
+}
+
+fn check_slot(queries: &mut Connection, config: &PostgresConfig, checks: &mut Checks) {
+    let Some(name) = &config.slot else {
+        let said = "named after the source; made at the first start";
+        checks.add("slot".to_owned(), "slot", Ok(said.to_owned()));
+        return;
+    };
+    let said = match catalog::slot(queries, name) {
+        Ok(None) => Ok("missing; made at the first start".to_owned()),
+        Ok(Some(slot)) if slot.wal_status == "lost" => Err(End::failed(
+            "the server has invalidated it",
+            "vectide run CONFIG --resnapshot SOURCE",
+        )),
+        Ok(Some(slot)) if slot.plugin != "pgoutput" || slot.database != config.database => {
+            Err(End::failed(
+                format!("it is another program's (plugin `{}`)", slot.plugin),
+                "name another one under `slot`",
+            ))
+        }
+        Ok(Some(slot)) => Ok(format!(
+            "confirmed up to {}, {:.1} MiB of log kept, {}",
+            show_lsn(slot.confirmed),
+            slot.retained_bytes.unwrap_or(0.0) / (1024.0 * 1024.0),
+            slot.wal_status
+        )),
+        Err(error) => Err(error.into()),
+    };
+    checks.add(format!("slot {name}"), "slot", said);
+}
+
+struct Checks(Vec<ConnectionCheck>);
+
+impl Checks {
+    fn add(&mut self, what: String, field: &str, said: Result<String, End>) {
+        let result = said.map_err(|end| {
+            let (fact, hint) = end.fact_and_hint();
+            ComponentError::new(field, fact, hint)
+        });
+        self.0.push(ConnectionCheck { what, result });
+    }
+}

@@ -1,0 +1,333 @@
+//! A source at its start: everything is looked at, slot and publication are made or checked, and what
+//! is recorded is compared with what is there.
+//!
+//! Invariant: nothing is read before all of it is known to fit. A slot is only made when nothing is
+//! recorded, and a recorded place is never given up silently.
+
+use super::catalog::{self, Server, Slot, show_lsn};
+use super::config::PostgresConfig;
+use super::connection::{Connection, Connector, Purpose};
+use super::errors::{End, PgError};
+use super::pgoutput::Lsn;
+use super::snapshot::{BACKOFF, Exported, create_slot};
+use super::tables::{BARRIER, SWEEP, SYSTEM, TIMELINE, Table, WAL};
+use super::types::Types;
+use crate::batch::{PendingBatch, Unity};
+use std::collections::HashSet;
+use vectide_model::{Key, Partition, ReadMode, SourceSink, SourceStart};
+
+/// Tries at the start before an unreachable database ends the source: about a minute.
+const START_TRIES: usize = 8;
+
+/// A running source.
+pub(crate) struct Session<'a> {
+    pub(crate) start: &'a SourceStart,
+    pub(crate) config: &'a PostgresConfig,
+    pub(crate) connector: Connector,
+    pub(crate) server: Server,
+    pub(crate) slot: String,
+    pub(crate) publication: String,
+    pub(crate) tables: Vec<Table>,
+    pub(crate) types: Types,
+    /// Whether keys begin with their table.
+    pub(crate) has_prefix: bool,
+    /// Number of the cluster.
+    pub(crate) system: u64,
+    pub(crate) timeline: u64,
+    /// Everything before this place of the log was put into batches.
+    pub(crate) position: Lsn,
+    pub(crate) barrier: u64,
+    pub(crate) pending: PendingBatch,
+    /// Rows held from an earlier reading that were not seen so far.
+    pub(crate) unseen: HashSet<Key>,
+}
+
+/// Tries what may fail for a while.
+fn with_patience<T>(
+    start: &SourceStart,
+    mut attempt: impl FnMut() -> Result<T, End>,
+) -> Result<T, End> {
+    let mut tries = 0;
+    loop {
+        match attempt() {
+            Err(End::Broken(error)) if tries < START_TRIES => {
+                tracing::warn!(source = &*start.name, %error, "the database can't be used yet");
+                let wait = BACKOFF[tries.min(BACKOFF.len() - 1)];
+                tries += 1;
+                if start.stop.wait(wait) {
+                    return Err(End::Stopped);
+                }
+            }
+            done => return done,
+        }
+    }
+}
+
+impl<'a> Session<'a> {
+    /// Looks at the database.
+    pub(crate) fn open(
+        config: &'a PostgresConfig,
+        connector: Connector,
+        start: &'a SourceStart,
+    ) -> Result<Self, End> {
+        with_patience(start, || Self::try_open(config, connector.clone(), start))
+    }
+
+    fn try_open(
+        config: &'a PostgresConfig,
+        connector: Connector,
+        start: &'a SourceStart,
+    ) -> Result<Self, End> {
+        let mut queries = connector.connect(Purpose::Queries)?;
+        let server = catalog::server(&mut queries)?;
+        server.check_version()?;
+        server.check_wal_level()?;
+        server.check_role(&config.user)?;
+        let publication = config.publication_name(&start.name);
+        let facts = config.table_names();
+        let facts = facts
+            .map(|name| catalog::table(&mut queries, config, name))
+            .collect::<Result<Vec<_>, _>>()?;
+        let may_create = !start.is_trial;
+        let published =
+            catalog::ensure_publication(&mut queries, &server, &publication, &facts, may_create)?;
+        let mut replication = connector.connect(Purpose::Replication)?;
+        let (system, timeline) = catalog::identify(&mut replication)?;
+        replication.close();
+        queries.close();
+        let generation = generation_of(start);
+        let tables = facts.into_iter().zip(published);
+        let tables = tables
+            .map(|(facts, published)| Table::of(facts, published, start, &generation))
+            .collect::<Result<Vec<_>, _>>()?;
+        let recorded = |name: &str| start.positions.get(name).copied();
+        Ok(Self {
+            has_prefix: tables.len() > 1,
+            slot: config.slot_name(&start.name),
+            position: recorded(WAL).unwrap_or(0),
+            barrier: recorded(BARRIER).unwrap_or(0),
+            start,
+            config,
+            connector,
+            server,
+            publication,
+            tables,
+            types: Types::default(),
+            system,
+            timeline,
+            pending: PendingBatch::default(),
+            unseen: HashSet::new(),
+        })
+    }
+
+    /// Makes the slot where nothing is recorded, or checks it; gives the snapshot of a slot that was
+    /// just made.
+    pub(crate) fn prepare_slot(&mut self) -> Result<Option<Exported>, End> {
+        let start = self.start;
+        if start.is_trial {
+            return with_patience(start, || self.begin_trial()).map(Some);
+        }
+        if start.positions.contains_key(WAL) {
+            self.check_cluster()?;
+            with_patience(start, || self.check_slot())?;
+            if start.positions.get(SWEEP) == Some(&1) {
+                // The rows not yet seen are not recorded, so all are looked at again.
+                self.unseen = self.held_keys()?;
+                self.tables
+                    .iter_mut()
+                    .for_each(|table| table.blocks_read = 0);
+            }
+            return Ok(None);
+        }
+        with_patience(start, || self.begin()).map(Some)
+    }
+
+    fn held_keys(&self) -> Result<HashSet<Key>, End> {
+        let keys = self.start.held.keys();
+        let keys = keys.map_err(|error| End::failed(error.to_string(), "see the state folder"))?;
+        Ok(keys.into_iter().collect())
+    }
+
+    /// Nothing is recorded: makes the slot, in place of one left behind.
+    fn begin(&mut self) -> Result<Exported, End> {
+        self.drop_old_slot()?;
+        self.note_filenodes()?;
+        let mut connection = self.connector.connect(Purpose::Replication)?;
+        let (cut, name) = create_slot(&mut connection, &self.slot, "")?;
+        tracing::info!(
+            slot = &*self.slot,
+            at = show_lsn(cut),
+            "made the replication slot"
+        );
+        self.unseen = self.held_keys()?;
+        if !self.unseen.is_empty() {
+            for table in &mut self.tables {
+                table.partition = Partition::from(format!("{}@{cut:X}", table.facts.name));
+            }
+        }
+        let has_unseen = u64::from(!self.unseen.is_empty());
+        self.pending.set_position(&SWEEP.into(), has_unseen);
+        self.record_beginning(cut);
+        Ok(Exported {
+            connection,
+            cut,
+            name,
+        })
+    }
+
+    /// Only a look: the slot goes with its connection.
+    fn begin_trial(&mut self) -> Result<Exported, End> {
+        self.note_filenodes()?;
+        let mut connection = self.connector.connect(Purpose::Replication)?;
+        self.slot = format!("vectide_trial_{:x}", std::process::id());
+        let (cut, name) = create_slot(&mut connection, &self.slot, "TEMPORARY ")?;
+        self.tables
+            .iter_mut()
+            .for_each(|table| table.blocks_read = 0);
+        self.record_beginning(cut);
+        Ok(Exported {
+            connection,
+            cut,
+            name,
+        })
+    }
+
+    fn record_beginning(&mut self, cut: Lsn) {
+        self.position = cut;
+        self.pending.set_position(&WAL.into(), cut);
+        self.pending.set_fingerprint(&SYSTEM.into(), self.system);
+        self.pending
+            .set_fingerprint(&TIMELINE.into(), self.timeline);
+        self.record_tables();
+    }
+
+    /// Puts what tells the tables from others into the next batch.
+    pub(crate) fn record_tables(&mut self) {
+        let fingerprints = self.tables.iter().flat_map(Table::fingerprints);
+        fingerprints.for_each(|(at, it)| self.pending.set_fingerprint(&at, it));
+    }
+
+    fn drop_old_slot(&mut self) -> Result<(), End> {
+        let mut queries = self.connector.connect(Purpose::Queries)?;
+        let Some(old) = catalog::slot(&mut queries, &self.slot)? else {
+            return Ok(());
+        };
+        self.check_owner(&old)?;
+        if let Some(pid) = &old.active_pid {
+            // It may be that of a process which has just ended.
+            return Err(End::Broken(PgError::Server(super::errors::ServerError {
+                code: "55006".to_owned(),
+                message: format!(
+                    "replication slot `{}` is in use by process {pid}",
+                    self.slot
+                ),
+                hint: String::new(),
+            })));
+        }
+        tracing::warn!(
+            slot = &*self.slot,
+            "dropping the slot of an earlier reading, as nothing is recorded that was read from it"
+        );
+        queries.query(&format!("SELECT pg_drop_replication_slot('{}')", self.slot))?;
+        queries.close();
+        Ok(())
+    }
+
+    fn check_owner(&self, slot: &Slot) -> Result<(), End> {
+        if slot.plugin == "pgoutput" && slot.database == self.config.database {
+            return Ok(());
+        }
+        Err(End::failed(
+            format!(
+                "the replication slot `{}` is another program's (plugin `{}`, database `{}`)",
+                self.slot, slot.plugin, slot.database
+            ),
+            "name another one under `slot`",
+        ))
+    }
+
+    fn check_cluster(&self) -> Result<(), End> {
+        for (name, now) in [(SYSTEM, self.system), (TIMELINE, self.timeline)] {
+            let recorded = self.start.fingerprints.get(name);
+            if let Some(before) = recorded.filter(|before| **before != now) {
+                return Err(End::PositionLost(format!(
+                    "the recorded place is of {name} {before}, the server has {name} {now}: places of \
+                     its log can't be compared (another database, a restored one, or a standby that \
+                     took over)"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the slot still has everything from the recorded place on.
+    pub(crate) fn check_slot(&self) -> Result<(), End> {
+        let mut queries = self.connector.connect(Purpose::Queries)?;
+        let slot = catalog::slot(&mut queries, &self.slot)?;
+        let end = catalog::current_lsn(&mut queries)?;
+        queries.close();
+        let (name, position) = (&self.slot, self.position);
+        let Some(slot) = slot else {
+            return Err(End::PositionLost(format!(
+                "the replication slot `{name}` is gone; {} was recorded",
+                show_lsn(position)
+            )));
+        };
+        self.check_owner(&slot)?;
+        if slot.wal_status == "lost" {
+            return Err(End::PositionLost(format!(
+                "the server has invalidated the replication slot `{name}` (its log was longer than \
+                 max_slot_wal_keep_size)"
+            )));
+        }
+        if slot.confirmed > position {
+            return Err(End::PositionLost(format!(
+                "the replication slot `{name}` begins at {}, after the recorded {}: it was made anew or \
+                 read by another program",
+                show_lsn(slot.confirmed),
+                show_lsn(position)
+            )));
+        }
+        if position > end {
+            return Err(End::PositionLost(format!(
+                "{} was recorded, and the server's log ends at {}",
+                show_lsn(position),
+                show_lsn(end)
+            )));
+        }
+        Ok(())
+    }
+
+    /// Hands on what was put together.
+    pub(crate) fn send_pending(
+        &mut self,
+        sink: &mut dyn SourceSink,
+        unity: Unity,
+    ) -> Result<(), End> {
+        if !self.pending.is_empty() {
+            sink.send(self.pending.take(unity))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_until_caught_up(&self) -> bool {
+        self.start.mode == ReadMode::UntilCaughtUp
+    }
+
+    /// A connection for a question in between.
+    pub(crate) fn queries(&self) -> Result<Connection, End> {
+        Ok(self.connector.connect(Purpose::Queries)?)
+    }
+}
+
+/// What the recorded partitions have behind their table's name: nothing, or `@` and a place.
+fn generation_of(start: &SourceStart) -> String {
+    let names = start.positions.keys();
+    let mut generations = names.filter_map(|partition| {
+        let table = partition.strip_suffix("/snapshot")?;
+        let (_, generation) = table.rsplit_once('@')?;
+        let is_hex = generation.bytes().all(|it| it.is_ascii_hexdigit());
+        is_hex.then(|| format!("@{generation}"))
+    });
+    generations.next().unwrap_or_default()
+}
