@@ -44,6 +44,11 @@ impl PendingBatch {
         }
     }
 
+    /// Sets what tells a partition from another one of its name.
+    pub(crate) fn set_fingerprint(&mut self, key: &Partition, value: u64) {
+        self.batch.fingerprints.insert(key.clone(), value);
+    }
+
     pub(crate) fn count_split_transaction(&mut self) {
         self.batch.split_transactions += 1;
     }
