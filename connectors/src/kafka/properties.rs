@@ -151,7 +151,6 @@ pub(crate) fn asking_config(config: &KafkaConfig, source: &str) -> ClientConfig 
     let mut client = client_config(config, source, 1);
     client
         .set("max.partition.fetch.bytes", "65536")
-        .set("fetch.max.bytes", "65536")
         .set("queued.max.messages.kbytes", "1024");
     client
 }

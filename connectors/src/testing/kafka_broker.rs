@@ -55,9 +55,7 @@ impl KafkaBroker {
     ///
     /// # Errors
     /// Why there is none.
-    pub fn start_with(
-        prepare: impl Fn(&Path, u16) -> Result<(), String>,
-    ) -> Result<Self, String> {
+    pub fn start_with(prepare: impl Fn(&Path, u16) -> Result<(), String>) -> Result<Self, String> {
         // The broker listens on this port and keeps the next one for its controller; both are free
         // now, and a broker that loses the race says so and another try takes others.
         let mut last = String::new();
