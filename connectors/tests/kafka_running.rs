@@ -614,7 +614,7 @@ fn connection_check(broker: &KafkaBroker) {
 fn killed_under_load(broker: &KafkaBroker) {
     const KEYS: usize = 50;
     let is_torture = std::env::var("VECTIDE_TORTURE").is_ok_and(|value| value == "1");
-    let kills = if is_torture { 20 } else { 5 };
+    let kills = if is_torture { 20 } else { 3 };
     broker.create_topic("killed", 2, &[]);
     let is_done = Arc::new(AtomicBool::new(false));
     // Exactly once on the producer's side, so that what is read twice was read twice by us.

@@ -99,8 +99,8 @@ fn read(written: &Written, choices: &[usize], changes_max: usize) -> Reading {
         let ready: Vec<usize> = (0..=partitions)
             .filter(|source| next[*source] < length(*source) && is_wanted(*source))
             .collect();
-        for source in 0..=partitions {
-            let is_at_end = next[source] == length(source);
+        for (source, read) in next.iter().enumerate() {
+            let is_at_end = *read == length(source);
             match (is_at_end, source < partitions) {
                 (true, true) => buffer.set_at_end(source),
                 (true, false) => buffer.set_markers_at_end(),
