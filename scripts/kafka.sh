@@ -5,6 +5,10 @@
 #   kafka.sh start DIR PORT   formats DIR if it is new, starts a broker on 127.0.0.1:PORT with its
 #                             controller on PORT+1, and returns when it answers
 #   kafka.sh stop DIR         ends the broker that was started in DIR, by the process id kept there
+#   kafka.sh kill DIR         the same without giving it time to tidy up
+#
+# What stands in DIR/extra.properties is added to the broker's settings (more listeners, TLS), and each
+# line of DIR/scram-users is a user that exists from the start: SCRAM-SHA-256=[name=a,password=b].
 #
 # VECTIDE_KAFKA_LIBS names a folder for the jars (default: ~/.cache/vectide/kafka). A second start
 # in the same DIR goes on with its data. Needs Java 17 or newer, and Maven for the first fetch.
@@ -78,6 +82,10 @@ group.initial.rebalance.delay.ms=0
 log.retention.check.interval.ms=1000
 log.cleaner.backoff.ms=500
 EOF
+  if [ -e "$directory/extra.properties" ]; then
+    # Of a setting that stands twice the last counts.
+    cat "$directory/extra.properties" >>"$directory/server.properties"
+  fi
   cat >"$directory/log4j2.properties" <<EOF
 appender.file.type=File
 appender.file.name=file
@@ -95,8 +103,14 @@ format() {
   [ -e "$directory/data/meta.properties" ] && return
   local id
   id="$(run_java kafka.tools.StorageTool random-uuid 2>>"$directory/format.log")"
+  local users=() user
+  if [ -e "$directory/scram-users" ]; then
+    while read -r user; do
+      users+=(--add-scram "$user")
+    done <"$directory/scram-users"
+  fi
   (run_java kafka.tools.StorageTool format --ignore-formatted -t "$id" \
-    -c "$directory/server.properties") >>"$directory/format.log" 2>&1 ||
+    -c "$directory/server.properties" "${users[@]}") >>"$directory/format.log" 2>&1 ||
     fail "the storage can't be formatted: $(tail -n1 "$directory/format.log")"
 }
 
@@ -151,6 +165,18 @@ stop() {
   rm -f "$directory/pid"
 }
 
+kill_now() {
+  [ -e "$directory/pid" ] || return 0
+  local pid
+  pid="$(cat "$directory/pid")"
+  kill -9 "$pid" 2>/dev/null || true
+  for _ in $(seq 1 100); do
+    kill -0 "$pid" 2>/dev/null || break
+    sleep 0.05
+  done
+  rm -f "$directory/pid"
+}
+
 case "${1:-}" in
 fetch)
   fetch
@@ -161,12 +187,17 @@ start)
   port="$3"
   start
   ;;
+kill)
+  [ $# -eq 2 ] || fail "usage: kafka.sh kill DIR"
+  directory="$2"
+  kill_now
+  ;;
 stop)
   [ $# -eq 2 ] || fail "usage: kafka.sh stop DIR"
   directory="$2"
   stop
   ;;
 *)
-  fail "usage: kafka.sh fetch | start DIR PORT | stop DIR"
+  fail "usage: kafka.sh fetch | start DIR PORT | stop DIR | kill DIR"
   ;;
 esac

@@ -44,11 +44,9 @@ impl PendingBatch {
         }
     }
 
-    /// Sets what tells the source, or a partition of it, from another one.
-    pub(crate) fn set_fingerprint(&mut self, partition: &Partition, fingerprint: u64) {
-        self.batch
-            .fingerprints
-            .insert(partition.clone(), fingerprint);
+    /// Sets what tells a partition from another one of its name.
+    pub(crate) fn set_fingerprint(&mut self, key: &Partition, value: u64) {
+        self.batch.fingerprints.insert(key.clone(), value);
     }
 
     pub(crate) fn count_split_transaction(&mut self) {

@@ -1,17 +1,22 @@
 //! The configuration of a Kafka source.
+//!
+//! Invariant: what can be seen to be wrong without a broker is told at once, all of it, and no value
+//! of a client property is ever shown.
 
 use super::KafkaSource;
-use super::properties::ALLOWED;
+use super::properties::{ALLOWED, oauth_faults};
+use super::topics::{compile, is_pattern};
 use crate::envelope::format::{DecodeError, RecordFormat};
 use crate::envelope::{Decoded, RawRecord, Rejected};
 use crate::redecode::RecordRedecoder;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::SystemTime;
+use std::num::NonZeroUsize;
+use std::time::{Duration, SystemTime};
 use vectide_model::{
-    ByteSize, Change, ComponentError, ConnectionCheck, DeadLetter, OpenContext, Redecoder, Source,
-    SourceConfig,
+    ByteSize, Change, ComponentError, ConnectionCheck, DeadLetter, HumanDuration, OpenContext,
+    Redecoder, Source, SourceConfig,
 };
 
 /// Topics of a Kafka cluster.
@@ -20,17 +25,66 @@ use vectide_model::{
 pub struct KafkaConfig {
     /// Some brokers of the cluster, `host:port`, separated by commas.
     pub brokers: String,
-    /// The topics; all their partitions are read.
+    /// The topics, by name or by a pattern, which begins with `^` and has to match the whole name:
+    /// `[orders, "^shop\\.public\\..*"]`. All partitions are read. Topics of a pattern and
+    /// partitions that come later are read from their beginning. Names that begin with `__` are met
+    /// only by patterns that begin with `^__`.
     pub topics: Vec<String>,
     /// What the records mean.
     pub format: RecordFormat,
+    /// Makes all changes of a transaction of the source visible at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transactions: Option<TransactionsConfig>,
+    /// A transaction of more changes is split, and counted as such.
+    #[serde(default = "default_max_transaction_changes")]
+    pub max_transaction_changes: NonZeroUsize,
+    /// How often new topics of a pattern and new partitions are looked for, and whether a topic that
+    /// is being read is still the same.
+    #[serde(default = "default_discover_interval")]
+    pub discover_interval: HumanDuration,
     /// Settings of the Kafka client, by librdkafka's names: `security.protocol`, `sasl.*`, `ssl.*`
-    /// and the limits of connections.
+    /// and the limits of connections. `group.id` (without it `vectide-SOURCE`) names the group under
+    /// which committed positions are shown to tools that watch lag.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub properties: BTreeMap<String, String>,
     /// A longer record (key and value) becomes a dead letter.
     #[serde(default = "default_max_message")]
     pub max_message: ByteSize,
+}
+
+/// Where the source tells its transactions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TransactionsConfig {
+    /// Debezium's topic of transactions (`provide.transaction.metadata=true`): the connector's
+    /// `topic.prefix` with `.transaction`.
+    pub topic: String,
+    /// How long a transaction may miss changes, or its end, before what there is of it becomes
+    /// visible with a warning.
+    #[serde(default = "default_transaction_timeout")]
+    pub timeout: HumanDuration,
+}
+
+/// Longer than a producer needs to get over a broker that went away (its own limit for one request
+/// is 30 s, most take a few), short enough that a marker which never comes is noticed.
+fn default_transaction_timeout() -> HumanDuration {
+    HumanDuration::from_seconds(30)
+}
+
+/// What a new partition holds can wait: it is read from its beginning. Asking costs the cluster a
+/// request, for patterns one that lists all its topics.
+fn default_discover_interval() -> HumanDuration {
+    HumanDuration::from_seconds(30)
+}
+
+/// Asking more often is a load on the cluster, less often a topic that never comes.
+const DISCOVER_INTERVALS: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(3600);
+
+/// A transaction becomes visible at once, so it is held in memory: 10,000 rows of an ordinary size
+/// are tens of megabytes.
+fn default_max_transaction_changes() -> NonZeroUsize {
+    NonZeroUsize::new(10_000).unwrap_or(NonZeroUsize::MIN)
 }
 
 /// The limit of lines in logs, too; Kafka's own default is 1 MiB.
@@ -50,6 +104,9 @@ impl std::fmt::Debug for KafkaConfig {
             .field("brokers", &self.brokers)
             .field("topics", &self.topics)
             .field("format", &self.format)
+            .field("transactions", &self.transactions)
+            .field("max_transaction_changes", &self.max_transaction_changes)
+            .field("discover_interval", &self.discover_interval)
             .field("properties", &names)
             .field("max_message", &self.max_message)
             .finish()
@@ -72,29 +129,13 @@ impl SourceConfig for KafkaConfig {
                 "name one or more brokers: \"kafka-1:9092,kafka-2:9092\"",
             ));
         }
-        if self.topics.is_empty() {
+        errors.extend(self.check_topics());
+        if !DISCOVER_INTERVALS.contains(&self.discover_interval.as_duration()) {
             errors.push(ComponentError::new(
-                "topics",
-                "no topic is named",
-                "name at least one topic: [orders]",
+                "discover_interval",
+                format!("{} is not between 100ms and 1h", self.discover_interval),
+                "30s is the default",
             ));
-        }
-        let mut seen = BTreeSet::new();
-        for (index, topic) in self.topics.iter().enumerate() {
-            let field = format!("topics[{index}]");
-            if !is_topic_name(topic) {
-                errors.push(ComponentError::new(
-                    field,
-                    format!("`{topic}` is not the name of a topic"),
-                    "1 to 249 letters, digits, dots, underscores and dashes",
-                ));
-            } else if !seen.insert(topic) {
-                errors.push(ComponentError::new(
-                    field,
-                    format!("topic `{topic}` is named twice"),
-                    "name every topic once",
-                ));
-            }
         }
         if self.max_message.as_bytes() == 0 || self.max_message > MAX_MESSAGE_LIMIT {
             errors.push(ComponentError::new(
@@ -111,18 +152,34 @@ impl SourceConfig for KafkaConfig {
                 .keys()
                 .filter_map(|name| check_property(name)),
         );
+        errors.extend(oauth_faults(&self.properties));
+        let format = self.format.check();
+        errors.extend(format.into_iter().map(|error| {
+            ComponentError {
+                field: format!("format.{}", error.field)
+                    .trim_end_matches('.')
+                    .to_owned(),
+                ..error
+            }
+        }));
         errors
     }
 
     fn open(self, _: &OpenContext) -> Result<Box<dyn Source>, ComponentError> {
         match self.check().into_iter().next() {
             Some(error) => Err(error),
-            None => Ok(Box::new(KafkaSource { config: self })),
+            None => {
+                let mut decoder = self.format.open()?;
+                Ok(Box::new(KafkaSource {
+                    config: self,
+                    decode: Box::new(move |record, out| decoder.decode(record, out)),
+                }))
+            }
         }
     }
 
     fn check_connection(&self, _: &OpenContext) -> Vec<ConnectionCheck> {
-        super::connection::check(self)
+        super::check::check(self)
     }
 
     fn redecoder(&self, _: &OpenContext) -> Result<Box<dyn Redecoder>, ComponentError> {
@@ -154,6 +211,84 @@ impl SourceConfig for KafkaConfig {
     }
 }
 
+impl KafkaConfig {
+    fn check_topics(&self) -> Vec<ComponentError> {
+        let mut errors = Vec::new();
+        if self.topics.is_empty() {
+            errors.push(ComponentError::new(
+                "topics",
+                "no topic is named",
+                "name at least one topic: [orders]",
+            ));
+        }
+        let mut seen = BTreeSet::new();
+        for (index, topic) in self.topics.iter().enumerate() {
+            let field = format!("topics[{index}]");
+            if is_pattern(topic) {
+                if let Err(error) = compile(topic) {
+                    let last = error.to_string();
+                    let last = last.trim().lines().last().unwrap_or_default();
+                    errors.push(ComponentError::new(
+                        &*field,
+                        format!("`{topic}` is not a pattern: {last}"),
+                        "a regular expression that begins with `^`: \"^shop\\\\..*\"",
+                    ));
+                }
+            } else if !is_topic_name(topic) {
+                errors.push(not_a_topic(&field, topic));
+            }
+            if !seen.insert(topic) {
+                errors.push(ComponentError::new(
+                    field,
+                    format!("topic `{topic}` is named twice"),
+                    "name every topic once",
+                ));
+            }
+        }
+        if let Some(transactions) = &self.transactions {
+            let topic = &transactions.topic;
+            if !is_topic_name(topic) {
+                errors.push(not_a_topic("transactions.topic", topic));
+            } else if self.topics.contains(topic) {
+                errors.push(ComponentError::new(
+                    "transactions.topic",
+                    format!("`{topic}` is among `topics` too"),
+                    "name it here alone: it holds no rows",
+                ));
+            }
+        }
+        errors
+    }
+
+    /// Makes a source that decodes by a function of a test.
+    ///
+    /// # Errors
+    /// When the configuration has faults.
+    #[cfg(feature = "testing")]
+    pub fn open_with_decoder(
+        self,
+        decode: impl FnMut(&RawRecord<'_>, &mut Vec<Decoded>) -> Result<(), DecodeError>
+        + Send
+        + 'static,
+    ) -> Result<Box<dyn Source>, ComponentError> {
+        match self.check().into_iter().next() {
+            Some(error) => Err(error),
+            None => Ok(Box::new(KafkaSource {
+                config: self,
+                decode: Box::new(decode),
+            })),
+        }
+    }
+}
+
+fn not_a_topic(field: &str, topic: &str) -> ComponentError {
+    ComponentError::new(
+        field,
+        format!("`{topic}` is not the name of a topic"),
+        "1 to 249 letters, digits, dots, underscores and dashes",
+    )
+}
+
 fn is_topic_name(name: &str) -> bool {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     (1..=249).contains(&name.len()) && name != "." && name != ".." && name.bytes().all(is_allowed)
@@ -182,8 +317,10 @@ mod tests {
     fn all_faults_are_told_at_once() {
         let faulty = config(serde_json::json!({
             "brokers": "localhost",
-            "topics": ["a b", "orders", "orders"],
+            "topics": ["a b", "orders", "orders", "^a("],
             "format": {"type": "upsert"},
+            "transactions": {"topic": "orders"},
+            "discover_interval": "1ms",
             "properties": {"auto.offset.reset": "latest", "sasl.password": "secret"},
             "max_message": "0B",
         }))
@@ -199,6 +336,9 @@ mod tests {
                 "brokers",
                 "topics[0]",
                 "topics[2]",
+                "topics[3]",
+                "transactions.topic",
+                "discover_interval",
                 "max_message",
                 "properties.auto.offset.reset"
             ]

@@ -72,15 +72,13 @@ fn judge_code(code: Code, place: &str) -> Verdict {
         | Code::ReassignmentInProgress
         // No group is joined, so none has to be allowed.
         | Code::GroupAuthorizationFailed => Verdict::Passing,
-        Code::Authentication
-        | Code::SaslAuthenticationFailed
-        | Code::SSL
-        | Code::TopicAuthorizationFailed
+        // The place where tokens come from may be away: how long is watched by the client's context.
+        Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL => Verdict::Passing,
+        Code::TopicAuthorizationFailed
         | Code::ClusterAuthorizationFailed => failed(
             place,
             code,
-            "check `security.protocol`, `sasl.*` and `ssl.*` under `properties`, and that the user \
-             may read and describe the topic",
+            "the user needs the rights to read and describe the topic",
         ),
         _ => failed(place, code, "look for this error in the broker's log"),
     }
@@ -88,4 +86,12 @@ fn judge_code(code: Code, place: &str) -> Verdict {
 
 fn failed(place: &str, code: Code, hint: &str) -> Verdict {
     Verdict::Final(End::failed(format!("{place}: {code}"), hint))
+}
+
+/// The brokers do not let this client in.
+pub(super) fn refused(reason: &str) -> End {
+    End::failed(
+        format!("the brokers refuse the connection: {reason}"),
+        "check `security.protocol`, `sasl.*` and `ssl.*` under `properties`",
+    )
 }

@@ -8,10 +8,12 @@
 
 use super::KafkaConfig;
 use rdkafka::ClientConfig;
+use std::collections::BTreeMap;
+use vectide_model::ComponentError;
 
 /// Properties that a configuration may set: identity, encryption, authentication, and the limits
 /// of connections.
-pub(crate) const ALLOWED: [&str; 28] = [
+pub(crate) const ALLOWED: [&str; 34] = [
     "broker.address.family",
     "client.dns.lookup",
     "client.id",
@@ -25,6 +27,12 @@ pub(crate) const ALLOWED: [&str; 28] = [
     "reconnect.backoff.ms",
     "sasl.mechanism",
     "sasl.mechanisms",
+    "sasl.oauthbearer.client.id",
+    "sasl.oauthbearer.client.secret",
+    "sasl.oauthbearer.extensions",
+    "sasl.oauthbearer.method",
+    "sasl.oauthbearer.scope",
+    "sasl.oauthbearer.token.endpoint.url",
     "sasl.password",
     "sasl.username",
     "security.protocol",
@@ -58,6 +66,39 @@ const FETCH_BYTES_OF_PARTITION_MAX: u64 = 1024 * 1024;
 /// when it is the first, so this bounds the memory of one; 100 MB is the client's own default.
 const RECEIVE_BYTES_MAX: u64 = 100_000_000;
 
+/// Faults of OAuth's settings: without its method the client waits for a token without end, and
+/// tokens that anybody can make are no protection.
+pub(crate) fn oauth_faults(properties: &BTreeMap<String, String>) -> Vec<ComponentError> {
+    let get = |name: &str| properties.get(name).map(String::as_str);
+    let mechanism = get("sasl.mechanisms").or_else(|| get("sasl.mechanism"));
+    if !mechanism.is_some_and(|name| name.eq_ignore_ascii_case("OAUTHBEARER")) {
+        return Vec::new();
+    }
+    let mut faults = Vec::new();
+    let method = get("sasl.oauthbearer.method");
+    if !method.is_some_and(|method| method.eq_ignore_ascii_case("oidc")) {
+        faults.push(ComponentError::new(
+            "properties.sasl.oauthbearer.method",
+            "tokens are had by the method `oidc` alone",
+            "set `sasl.oauthbearer.method: oidc`",
+        ));
+    }
+    for name in [
+        "sasl.oauthbearer.client.id",
+        "sasl.oauthbearer.client.secret",
+        "sasl.oauthbearer.token.endpoint.url",
+    ] {
+        if get(name).is_none() {
+            faults.push(ComponentError::new(
+                format!("properties.{name}"),
+                format!("`{name}` is missing"),
+                "OAuth's client credentials need an id, a secret and the address of tokens",
+            ));
+        }
+    }
+    faults
+}
+
 /// The client's settings for reading `partitions` partitions.
 pub(crate) fn client_config(config: &KafkaConfig, source: &str, partitions: usize) -> ClientConfig {
     let mut client = ClientConfig::new();
@@ -65,7 +106,7 @@ pub(crate) fn client_config(config: &KafkaConfig, source: &str, partitions: usiz
         .set("client.id", "vectide")
         // A broker that is back is found within two seconds; the client's default is ten.
         .set("reconnect.backoff.max.ms", "2000")
-        // Needed by the client to read at all. No group is joined: partitions are assigned by us.
+        // No group is joined, partitions are assigned by us: it names who commits offsets.
         .set("group.id", format!("vectide-{source}"));
     for (name, value) in &config.properties {
         if ALLOWED.contains(&name.as_str()) {
@@ -82,6 +123,9 @@ pub(crate) fn client_config(config: &KafkaConfig, source: &str, partitions: usiz
         .set("isolation.level", "read_committed")
         .set("enable.partition.eof", "true")
         .set("check.crcs", "true")
+        // No group is joined, so nobody waits for polls; should the client count them all the same,
+        // a pipeline that takes nothing for a day is no reason to stop it.
+        .set("max.poll.interval.ms", "86400000")
         .set("allow.auto.create.topics", "false")
         .set("fetch.max.bytes", FETCH_BYTES_MAX.to_string())
         .set(
@@ -100,4 +144,41 @@ pub(crate) fn client_config(config: &KafkaConfig, source: &str, partitions: usiz
         // An error on one fetch is tried again soon: the default of 500 ms is felt.
         .set("fetch.error.backoff.ms", "100");
     client
+}
+
+/// The settings of a client that asks, commits offsets and reads single records: it holds little.
+pub(crate) fn asking_config(config: &KafkaConfig, source: &str) -> ClientConfig {
+    let mut client = client_config(config, source, 1);
+    client
+        .set("max.partition.fetch.bytes", "65536")
+        .set("queued.max.messages.kbytes", "1024");
+    client
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn oauth_needs_its_settings() {
+        let properties = |of: &[(&str, &str)]| -> BTreeMap<String, String> {
+            of.iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect()
+        };
+        assert_eq!(
+            oauth_faults(&properties(&[("sasl.mechanism", "PLAIN")])),
+            []
+        );
+        let bare = oauth_faults(&properties(&[("sasl.mechanisms", "OAUTHBEARER")]));
+        assert_eq!(bare.len(), 4);
+        let whole = properties(&[
+            ("sasl.mechanisms", "OAUTHBEARER"),
+            ("sasl.oauthbearer.method", "oidc"),
+            ("sasl.oauthbearer.client.id", "a"),
+            ("sasl.oauthbearer.client.secret", "b"),
+            ("sasl.oauthbearer.token.endpoint.url", "https://c"),
+        ]);
+        assert_eq!(oauth_faults(&whole), []);
+    }
 }

@@ -1,40 +1,42 @@
-//! Reads all partitions in turns and makes batches of what is at hand.
+//! Reads all partitions in turns and hands on what is at hand.
 //!
 //! Each partition has a queue of its own in the client, so that its end and its errors are known to
-//! be its own, and a busy partition does not hide a quiet one.
+//! be its own, and a busy partition does not hide a quiet one. Without transactions a record goes
+//! straight into the batch; with them it waits in [`super::transactions`] for the rest of its own.
 //!
 //! Invariant: records of one partition enter batches in the order of their offsets, and the
 //! position behind a record enters the batch that the record is in.
 
 use super::connection::{Connection, creation_failed};
 use super::context::LogContext;
-use super::errors::{Verdict, judge};
+use super::errors::{Verdict, judge, refused};
+use super::fingerprint::RecordPrint;
+use super::gathering::Gathering;
+use super::housekeeping::{News, Shared};
+use super::outbox::Outbox;
+use super::partition::{PartitionReader, Queue, Wakeup, assignment};
 use super::properties::client_config;
+use super::records::{Decode, Item, Record, RecordReader};
+use super::retry::Retry;
+use super::truncate::{Truncate, truncate};
 use super::{End, KafkaConfig, PartitionStart};
-use crate::batch::{PendingBatch, Unity};
-use crate::envelope::format::{DecodeError, RecordDecoder};
-use crate::envelope::{Decoded, RawRecord, Rejected, time_of_milliseconds};
+use crate::batch::Unity;
 use rdkafka::Message;
-use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::BorrowedMessage;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
-use vectide_model::{
-    Change, DeadLetter, DeadLetterReason, Partition, Position, ReadMode, SourceSink, SourceStart,
-};
+use rdkafka::topic_partition_list::Offset;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+use vectide_model::{Partition, ReadMode, SourceSink, SourceStart};
 
 /// Records of one partition before it is the next one's turn.
 const TURN_RECORDS: usize = 100;
 
 /// Longest sleep while nothing comes: the stop signal is seen this often.
 const IDLE_WAIT: Duration = Duration::from_millis(50);
-
-/// How often positions are sent that moved over records which are no rows: retention must not
-/// overtake a source that only sees heartbeats.
-const POSITIONS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Wait before the cluster is asked whether a topic which the client doubts is really gone: a
 /// broker that starts may not know its topics yet.
@@ -43,130 +45,100 @@ const DOUBT_WAIT: Duration = Duration::from_secs(3);
 /// Time for a seek, which is an order to the client's own thread.
 const SEEK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Wakes the reader when a queue that was empty is not.
-#[derive(Default)]
-struct Wakeup {
-    is_ready: Mutex<bool>,
-    changed: Condvar,
-}
+/// How long brokers may refuse a client that they let in before: the place where tokens come from
+/// may be away, and is asked again every ten seconds.
+const REFUSED_TIMEOUT: Duration = Duration::from_secs(60);
 
-impl Wakeup {
-    fn wake(&self) {
-        *self.is_ready.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.changed.notify_one();
-    }
-
-    fn wait(&self, timeout: Duration) {
-        let ready = self.is_ready.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut ready, _) = self
-            .changed
-            .wait_timeout_while(ready, timeout, |ready| !*ready)
-            .unwrap_or_else(PoisonError::into_inner);
-        *ready = false;
-    }
-}
-
-/// One partition that is being read.
-struct PartitionReader {
-    topic: Arc<str>,
-    partition: i32,
-    name: Partition,
-    queue: Arc<PartitionQueue<LogContext>>,
-    next: u64,
-    end_at_start: u64,
-    was_at_end: bool,
-}
-
-impl PartitionReader {
-    fn is_caught_up(&self) -> bool {
-        self.was_at_end || self.next >= self.end_at_start
-    }
-
-    fn place(&self) -> String {
-        format!("{} at offset {}", self.name, self.next)
-    }
+/// What a reader is made of.
+pub(crate) struct ReaderParts<'a> {
+    pub(crate) config: &'a KafkaConfig,
+    pub(crate) start: &'a SourceStart,
+    pub(crate) connection: &'a Connection,
+    pub(crate) shared: &'a Shared,
+    pub(crate) news: Receiver<News>,
 }
 
 /// All partitions of a source.
-pub(crate) struct Reader {
-    connection: Connection,
+pub(crate) struct Reader<'a> {
+    parts: ReaderParts<'a>,
     consumer: Arc<BaseConsumer<LogContext>>,
-    partitions: Vec<PartitionReader>,
-    decoder: RecordDecoder,
-    decoded: Vec<Decoded>,
-    record_bytes_max: usize,
-    source: Arc<str>,
-    pending: PendingBatch,
-    sent_at: Instant,
+    readers: Vec<PartitionReader>,
+    /// The queue of each of them.
+    queues: Vec<Queue>,
+    records: RecordReader,
+    record: Record,
+    gathering: Option<Gathering>,
+    outbox: Outbox<'a>,
     wakeup: Arc<Wakeup>,
 }
 
-impl Reader {
+impl<'a> Reader<'a> {
     /// Assigns all partitions at their positions.
-    pub(crate) fn assign(
-        connection: Connection,
-        config: &KafkaConfig,
-        start: &SourceStart,
+    pub(crate) fn new(
+        parts: ReaderParts<'a>,
+        starts: Vec<PartitionStart>,
+        decode: Decode,
+        cluster: Option<(Partition, u64)>,
+        sink: &'a mut dyn SourceSink,
     ) -> Result<Self, End> {
-        let starts = connection.partitions.clone();
-        let opened = config.format.open();
-        let decoder = opened.map_err(|error| End::failed(error.fact, error.hint))?;
-        let consumer: BaseConsumer<LogContext> = client_config(config, &start.name, starts.len())
-            .create_with_context(LogContext::new(&start.name))
-            .map_err(|error| creation_failed(&error))?;
-        let consumer = Arc::new(consumer);
-        let refused = |error: KafkaError| {
-            let detail = format!("the partitions can't be assigned: {error}");
-            End::failed(detail, "check the client's properties")
-        };
-        consumer
-            .assign(&assignment(&starts).map_err(refused)?)
-            .map_err(refused)?;
+        let config = parts.config;
+        let source = &parts.start.name;
         let wakeup = Arc::new(Wakeup::default());
-        let mut pending = PendingBatch::default();
-        let mut partitions = Vec::with_capacity(starts.len());
-        for start in starts {
-            let partition = PartitionReader::split(&consumer, start, &wakeup)?;
-            // Also of partitions without records: what retention removes from them is told then.
-            pending.set_position(&partition.name, partition.next);
-            partitions.push(partition);
+        let transactions = config.transactions.as_ref().map(|it| &*it.topic);
+        let mut outbox = Outbox::new(sink);
+        if let Some((key, id)) = cluster {
+            outbox.set_fingerprint(&key, id);
         }
+        let mut readers = Vec::with_capacity(starts.len());
+        for start in starts {
+            let is_markers = transactions == Some(&*start.topic);
+            let mut reader = PartitionReader::new(start, is_markers);
+            // Also of partitions without records: what retention removes from them is told then.
+            let next = reader.next;
+            outbox.hand(&mut reader, next);
+            readers.push(reader);
+        }
+        let gathering = config.transactions.as_ref();
+        let gathering = gathering
+            .map(|of| Gathering::new(config, of, &readers))
+            .transpose()?;
+        let (consumer, queues) = assign(config, source, &readers, &wakeup)?;
+        let bytes_max = config.max_message.as_usize();
         Ok(Self {
-            connection,
+            records: RecordReader::new(source.clone(), decode, bytes_max),
+            record: Record::default(),
             consumer,
-            partitions,
-            decoder,
-            decoded: Vec::new(),
-            record_bytes_max: config.max_message.as_usize(),
-            source: start.name.clone(),
-            pending,
-            sent_at: Instant::now(),
+            readers,
+            queues,
+            gathering,
+            outbox,
             wakeup,
+            parts,
         })
     }
 
     /// Reads until stopped, or until caught up where that is asked for.
-    pub(crate) fn run(mut self, start: &SourceStart, sink: &mut dyn SourceSink) -> Result<(), End> {
+    pub(crate) fn run(mut self) -> Result<(), End> {
         let mut is_caught_up = false;
-        while !start.stop.is_stopped() {
-            self.serve_client(start)?;
-            let has_read = self.take_turns(start, sink)?;
+        while !self.parts.start.stop.is_stopped() {
+            self.hear_news()?;
+            self.serve_client()?;
+            let has_read = self.take_turns()?;
+            self.release()?;
+            if !is_caught_up && self.is_caught_up() {
+                is_caught_up = true;
+                self.send()?;
+                self.outbox.caught_up();
+                if self.parts.start.mode == ReadMode::UntilCaughtUp {
+                    self.parts.shared.is_finished.store(true, Ordering::Release);
+                    return Ok(());
+                }
+            }
             if has_read {
                 continue;
             }
-            let is_first_time = !is_caught_up && self.is_caught_up();
-            let is_due = self.pending.records() > 0
-                || self.sent_at.elapsed() >= POSITIONS_INTERVAL
-                || is_first_time;
-            if is_due {
-                self.send(sink)?;
-            }
-            if is_first_time {
-                is_caught_up = true;
-                sink.caught_up();
-                if start.mode == ReadMode::UntilCaughtUp {
-                    return Ok(());
-                }
+            if self.outbox.is_due_when_idle() {
+                self.send()?;
             }
             self.wakeup.wait(IDLE_WAIT);
         }
@@ -174,60 +146,122 @@ impl Reader {
     }
 
     fn is_caught_up(&self) -> bool {
-        self.partitions.iter().all(PartitionReader::is_caught_up)
+        let is_at_rest = self
+            .gathering
+            .as_ref()
+            .is_none_or(|gathering| !gathering.is_held());
+        is_at_rest && self.readers.iter().all(PartitionReader::is_caught_up)
+    }
+
+    fn send(&mut self) -> Result<(), End> {
+        self.outbox
+            .send(&mut self.readers, &self.parts.shared.progress)
+    }
+
+    fn hear_news(&mut self) -> Result<(), End> {
+        while let Ok(news) = self.parts.news.try_recv() {
+            match news {
+                News::End(end) => return Err(end),
+                News::Partitions(found) => self.add_partitions(found)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on with more partitions. The client is made anew: its memory is shared out among
+    /// partitions when it is made.
+    fn add_partitions(&mut self, found: Vec<PartitionStart>) -> Result<(), End> {
+        let before = self.readers.len();
+        for start in found {
+            let name = PartitionStart::name(&start.topic, start.partition);
+            // Found twice when it was looked for twice before we heard of it.
+            if self.readers.iter().all(|reader| reader.name != name) {
+                tracing::info!(
+                    source = &*self.parts.start.name,
+                    "{name} is new and is read now"
+                );
+                let mut reader = PartitionReader::new(start, false);
+                let next = reader.next;
+                self.outbox.hand(&mut reader, next);
+                self.readers.push(reader);
+            }
+        }
+        if let Some(gathering) = &mut self.gathering {
+            gathering.heard_of_partitions(&self.readers);
+        }
+        if self.readers.len() == before {
+            return Ok(());
+        }
+        // The old client goes before the new one takes its memory.
+        self.queues.clear();
+        let (config, source) = (self.parts.config, &self.parts.start.name);
+        (self.consumer, self.queues) = assign(config, source, &self.readers, &self.wakeup)?;
+        // Its places of work are known to the other thread from here on.
+        self.send()
     }
 
     /// Gives each partition its turn; whether any had a record.
-    fn take_turns(&mut self, start: &SourceStart, sink: &mut dyn SourceSink) -> Result<bool, End> {
+    fn take_turns(&mut self) -> Result<bool, End> {
         let mut has_read = false;
-        for index in 0..self.partitions.len() {
-            let queue = self.partitions[index].queue.clone();
+        for index in 0..self.queues.len() {
+            let queue = self.queues[index].clone();
             for _ in 0..TURN_RECORDS {
+                if !self.wants(index) {
+                    break;
+                }
                 let Some(polled) = queue.poll(Duration::ZERO) else {
                     break;
                 };
                 has_read = true;
-                self.take(index, polled, start)?;
-                if self.pending.is_due() {
-                    self.send(sink)?;
+                self.take(index, polled)?;
+                if self.outbox.is_full() {
+                    self.send()?;
                 }
             }
         }
         Ok(has_read)
     }
 
+    fn wants(&self, index: usize) -> bool {
+        let gathering = self.gathering.as_ref();
+        gathering.is_none_or(|gathering| gathering.wants(index, &self.readers[index]))
+    }
+
     /// Takes what the client has for us outside of the partitions' queues: its complaints, and what
     /// it fetched in the instant before the queues were split off.
-    fn serve_client(&mut self, start: &SourceStart) -> Result<(), End> {
+    fn serve_client(&mut self) -> Result<(), End> {
         let consumer = self.consumer.clone();
         while let Some(polled) = consumer.poll(Duration::ZERO) {
             match polled {
                 Ok(message) => {
                     let is_of = |reader: &PartitionReader| {
-                        reader.partition == message.partition() && *reader.topic == *message.topic()
+                        reader.id == message.partition() && *reader.topic == *message.topic()
                     };
-                    if let Some(index) = self.partitions.iter().position(is_of) {
-                        self.take(index, Ok(message), start)?;
+                    if let Some(index) = self.readers.iter().position(is_of) {
+                        self.take(index, Ok(message))?;
                     }
                 }
                 Err(KafkaError::PartitionEOF(partition)) => self.end_of_some(partition)?,
-                Err(error) => self.judge(&error, "the client", None, start)?,
+                Err(error) => self.judge(&error, "the client", None)?,
             }
         }
-        Ok(())
+        match consumer.context().refused_for(REFUSED_TIMEOUT) {
+            Some(reason) => Err(refused(&reason)),
+            None => Ok(()),
+        }
     }
 
     /// The end of a partition of which only the number is known. When several topics have it, those
     /// not yet known to be at their end are read on from where they stand, so that their end is
     /// told again.
     fn end_of_some(&mut self, partition: i32) -> Result<(), End> {
-        let of_number = |reader: &&mut PartitionReader| reader.partition == partition;
-        let mut readers: Vec<_> = self.partitions.iter_mut().filter(of_number).collect();
+        let of_number = |reader: &&mut PartitionReader| reader.id == partition;
+        let mut readers: Vec<_> = self.readers.iter_mut().filter(of_number).collect();
         if let [reader] = &mut readers[..] {
-            reader.was_at_end = true;
+            reader.reached_end();
             return Ok(());
         }
-        for reader in readers.iter().filter(|reader| !reader.is_caught_up()) {
+        for reader in readers.iter().filter(|reader| !reader.is_read()) {
             let offset = Offset::Offset(i64::try_from(reader.next).unwrap_or(i64::MAX));
             let sought = self
                 .consumer
@@ -240,86 +274,106 @@ impl Reader {
     }
 
     /// Takes a record, an end or an error of one partition.
-    fn take(
-        &mut self,
-        index: usize,
-        polled: KafkaResult<BorrowedMessage<'_>>,
-        start: &SourceStart,
-    ) -> Result<(), End> {
+    fn take(&mut self, index: usize, polled: KafkaResult<BorrowedMessage<'_>>) -> Result<(), End> {
         match polled {
-            Ok(message) => {
-                self.take_record(index, &message);
-                Ok(())
-            }
+            Ok(message) => self.take_record(index, &message),
             Err(KafkaError::PartitionEOF(_)) => {
-                self.partitions[index].was_at_end = true;
+                self.readers[index].reached_end();
+                if let Some(gathering) = &mut self.gathering {
+                    gathering.reached_end(index, &self.readers[index]);
+                }
                 Ok(())
             }
             Err(error) => {
-                let place = self.partitions[index].place();
-                self.judge(&error, &place, Some(index), start)
+                let place = self.readers[index].place();
+                self.judge(&error, &place, Some(index))
             }
         }
     }
 
-    fn take_record(&mut self, index: usize, message: &BorrowedMessage<'_>) {
-        let reader = &mut self.partitions[index];
-        let offset = u64::try_from(message.offset()).unwrap_or(0);
-        if offset < reader.next {
-            // A record again after a seek: it was taken.
-            return;
+    fn take_record(&mut self, index: usize, message: &BorrowedMessage<'_>) -> Result<(), End> {
+        let print = RecordPrint::of(message);
+        // A record again after a seek: it was taken.
+        if !self.readers[index].advance(print) {
+            return Ok(());
         }
-        let record = RawRecord {
-            topic: &reader.topic,
-            key: message.key(),
-            value: message.payload(),
-            headers: &[],
+        let mut retry = Retry::new(&self.parts.start.name);
+        while let Err(why) = self
+            .records
+            .read(&self.readers[index], message, &mut self.record)
+        {
+            // Whatever was read before it does not have to wait.
+            self.release()?;
+            self.send()?;
+            retry.wait(&why, &self.parts.start.stop)?;
+        }
+        retry.is_over();
+        match &mut self.gathering {
+            Some(gathering) => {
+                let place = (index, print.offset);
+                gathering.take(place, &mut self.record, &self.readers, self.parts.shared);
+                for item in self.record.items.drain(..) {
+                    self.outbox.push(item);
+                }
+                Ok(())
+            }
+            None => self.hand_on(index, print.offset),
+        }
+    }
+
+    /// Hands on the record that was just read.
+    fn hand_on(&mut self, index: usize, offset: u64) -> Result<(), End> {
+        let mut items = std::mem::take(&mut self.record.items);
+        for item in items.drain(..) {
+            self.hand_on_item(index, offset, item)?;
+        }
+        self.record.items = items;
+        self.outbox.hand(&mut self.readers[index], offset + 1);
+        Ok(())
+    }
+
+    fn hand_on_item(&mut self, index: usize, offset: u64, item: Item) -> Result<(), End> {
+        let Item::Truncate(at) = item else {
+            self.outbox.push(item);
+            return Ok(());
         };
-        let position = Position {
-            source: self.source.clone(),
-            partition: reader.name.clone(),
-            offset,
-        };
-        self.decoded.clear();
-        let decoded = check_size(&record, self.record_bytes_max)
-            .map_err(DecodeError::Rejected)
-            .and_then(|()| self.decoder.decode(&record, &mut self.decoded));
-        if let Err(error) = decoded {
-            let rejected = match error {
-                DecodeError::Rejected(rejected) => rejected,
-                DecodeError::Unavailable(why) => Rejected::new(DeadLetterReason::Schema, why),
+        self.send()?;
+        let it = Truncate { index, offset, at };
+        truncate(it, &self.readers, self.parts.start, &mut self.outbox)
+    }
+
+    /// Hands on the transactions that are complete.
+    fn release(&mut self) -> Result<(), End> {
+        while let Some(cut) = self.gathering.as_mut().and_then(Gathering::release) {
+            let unity = if cut.is_transaction {
+                Unity::Transaction
+            } else {
+                Unity::Changes
             };
-            self.pending.push_dead_letter(DeadLetter::of_record(
-                rejected.reason,
-                position.clone(),
-                rejected.key,
-                rejected.detail,
-                (record.key, record.value),
-            ));
-        }
-        for decoded in self.decoded.drain(..) {
-            match decoded {
-                Decoded::Change(change) => self.pending.push_change(Change {
-                    key: change.key,
-                    row: change.row,
-                    unchanged_fields: change.unchanged_fields,
-                    position: position.clone(),
-                    changed_at: change.changed_at.unwrap_or_else(|| written_at(message)),
-                }),
-                other => tracing::trace!(partition = &*reader.name, offset, ?other, "not a row"),
+            let progress = &self.parts.shared.progress;
+            if !cut.records.is_empty() {
+                self.outbox.set_unity(unity, &mut self.readers, progress)?;
+            }
+            self.outbox.count_split(cut.split);
+            for (index, record) in cut.records {
+                for item in record.payload {
+                    self.hand_on_item(index, record.offset, item)?;
+                }
+                self.outbox
+                    .hand(&mut self.readers[index], record.offset + 1);
+            }
+            let markers = self.readers.iter_mut().find(|reader| reader.is_markers);
+            if let (Some(next), Some(reader)) = (cut.markers_next, markers) {
+                self.outbox.hand(reader, next);
+            }
+            if self.outbox.is_full() {
+                self.send()?;
             }
         }
-        reader.next = offset + 1;
-        self.pending.set_position(&reader.name, reader.next);
+        Ok(())
     }
 
-    fn judge(
-        &mut self,
-        error: &KafkaError,
-        place: &str,
-        index: Option<usize>,
-        start: &SourceStart,
-    ) -> Result<(), End> {
+    fn judge(&mut self, error: &KafkaError, place: &str, index: Option<usize>) -> Result<(), End> {
         match judge(error, place) {
             Verdict::Passing => Ok(()),
             Verdict::Final(end) => Err(end),
@@ -327,86 +381,39 @@ impl Reader {
                 let Some(index) = index else {
                     return Ok(());
                 };
-                let PartitionReader {
-                    topic, partition, ..
-                } = &self.partitions[index];
-                if start.stop.wait(DOUBT_WAIT) {
+                let PartitionReader { topic, id, .. } = &self.readers[index];
+                let stop = &self.parts.start.stop;
+                if stop.wait(DOUBT_WAIT) {
                     return Err(End::Stopped);
                 }
-                if self
-                    .connection
-                    .has_partition(&start.stop, topic, *partition)?
-                {
+                if self.parts.connection.has_partition(stop, topic, *id)? {
                     return Ok(());
                 }
                 Err(End::PositionLost(format!("{place}: the partition is gone")))
             }
         }
     }
-
-    fn send(&mut self, sink: &mut dyn SourceSink) -> Result<(), End> {
-        self.sent_at = Instant::now();
-        if !self.pending.is_empty() {
-            sink.send(self.pending.take(Unity::Changes))?;
-        }
-        Ok(())
-    }
 }
 
-impl PartitionReader {
-    fn split(
-        consumer: &Arc<BaseConsumer<LogContext>>,
-        start: PartitionStart,
-        wakeup: &Arc<Wakeup>,
-    ) -> Result<Self, End> {
-        let name = PartitionStart::name(&start.topic, start.partition);
-        let Some(mut queue) = consumer.split_partition_queue(&start.topic, start.partition) else {
-            return Err(End::failed(
-                format!("{name}: the client has no queue for the partition"),
-                "start again",
-            ));
-        };
-        let wakeup = wakeup.clone();
-        queue.set_nonempty_callback(move || wakeup.wake());
-        Ok(Self {
-            name,
-            topic: start.topic,
-            partition: start.partition,
-            queue: Arc::new(queue),
-            next: start.next.unwrap_or(start.first),
-            end_at_start: start.end,
-            was_at_end: false,
-        })
-    }
-}
-
-fn assignment(starts: &[PartitionStart]) -> KafkaResult<TopicPartitionList> {
-    let mut list = TopicPartitionList::with_capacity(starts.len());
-    for start in starts {
-        let offset = match start.next {
-            Some(next) => Offset::Offset(i64::try_from(next).unwrap_or(i64::MAX)),
-            // Retention may move the beginning until we get there.
-            None => Offset::Beginning,
-        };
-        list.add_partition_offset(&start.topic, start.partition, offset)?;
-    }
-    Ok(list)
-}
-
-fn check_size(record: &RawRecord<'_>, record_bytes_max: usize) -> Result<(), Rejected> {
-    let bytes = record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
-    if bytes <= record_bytes_max {
-        return Ok(());
-    }
-    Err(Rejected::new(
-        DeadLetterReason::TooLarge,
-        format!("the record has {bytes} bytes, `max_message` is {record_bytes_max}"),
-    ))
-}
-
-fn written_at(message: &BorrowedMessage<'_>) -> SystemTime {
-    let milliseconds = message.timestamp().to_millis();
-    milliseconds
-        .and_then(time_of_milliseconds)
-        .unwrap_or_else(SystemTime::now)
+/// Makes a client that reads partitions from where they stand.
+fn assign(
+    config: &KafkaConfig,
+    source: &Arc<str>,
+    readers: &[PartitionReader],
+    wakeup: &Arc<Wakeup>,
+) -> Result<(Arc<BaseConsumer<LogContext>>, Vec<Queue>), End> {
+    let consumer: BaseConsumer<LogContext> = client_config(config, source, readers.len())
+        .create_with_context(LogContext::new(source))
+        .map_err(|error| creation_failed(&error))?;
+    let consumer = Arc::new(consumer);
+    let assigned = assignment(readers).and_then(|list| consumer.assign(&list));
+    assigned.map_err(|error| {
+        let detail = format!("the partitions can't be assigned: {error}");
+        End::failed(detail, "check the client's properties")
+    })?;
+    let queues = readers
+        .iter()
+        .map(|reader| reader.split_queue(&consumer, wakeup));
+    let queues = queues.collect::<Result<_, _>>()?;
+    Ok((consumer, queues))
 }

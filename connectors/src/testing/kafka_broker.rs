@@ -47,15 +47,25 @@ impl KafkaBroker {
     /// # Errors
     /// Why there is none: Java, Maven or Kafka's artifacts are missing, or it did not start.
     pub fn start() -> Result<Self, String> {
-        let directory = tempfile::Builder::new()
-            .prefix("vectide-kafka-")
-            .tempdir()
-            .map_err(|error| format!("no temporary folder: {error}"))?;
+        Self::start_with(|_, _| Ok(()))
+    }
+
+    /// Starts a broker in a folder that `prepare` may put files into: `extra.properties` and
+    /// `scram-users`, which the script describes. It is told the port.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn start_with(prepare: impl Fn(&Path, u16) -> Result<(), String>) -> Result<Self, String> {
         // The broker listens on this port and keeps the next one for its controller; both are free
         // now, and a broker that loses the race says so and another try takes others.
         let mut last = String::new();
         for _ in 0..3 {
+            let directory = tempfile::Builder::new()
+                .prefix("vectide-kafka-")
+                .tempdir()
+                .map_err(|error| format!("no temporary folder: {error}"))?;
             let port = free_port_pair()?;
+            prepare(directory.path(), port)?;
             match script(&[
                 "start",
                 &directory.path().to_string_lossy(),
@@ -80,7 +90,15 @@ impl KafkaBroker {
     /// # Panics
     /// When services are required and there is none.
     pub fn start_or_skip(test: &str) -> Option<Self> {
-        match Self::start() {
+        Self::expect_or_skip(test, Self::start())
+    }
+
+    /// The broker, or tells why the test is skipped, as [`Self::start_or_skip`] does.
+    ///
+    /// # Panics
+    /// When services are required and there is none.
+    pub fn expect_or_skip(test: &str, started: Result<Self, String>) -> Option<Self> {
+        match started {
             Ok(broker) => Some(broker),
             Err(reason) => {
                 let is_required =
@@ -103,6 +121,14 @@ impl KafkaBroker {
     /// What the script says.
     pub fn stop(&self) -> Result<(), String> {
         script(&["stop", &self.directory.path().to_string_lossy()])
+    }
+
+    /// Kills the broker without giving it time to tidy up; its data stay.
+    ///
+    /// # Errors
+    /// What the script says.
+    pub fn kill(&self) -> Result<(), String> {
+        script(&["kill", &self.directory.path().to_string_lossy()])
     }
 
     /// Starts the broker again, with its data, on the same port.

@@ -1,0 +1,670 @@
+//! What happens to a Kafka source while it runs, against a real broker: topics and partitions that
+//! come, topics that become others, truncates, transactions of the source, a decoder that can't
+//! answer, and a broker that is killed again and again.
+
+// The lint spares functions marked as tests, but not their helpers.
+#![allow(clippy::unwrap_used)]
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+use vectide_connectors::KafkaConfig;
+use vectide_connectors::envelope::format::DecodeError;
+use vectide_connectors::envelope::{
+    Decoded, DecodedChange, RawRecord, TransactionMarker, TransactionPlace,
+};
+use vectide_connectors::testing::{
+    HeldMap, KafkaBroker, KafkaRecord, RecordedRun, RecordingSink, Resume, run_source,
+};
+use vectide_model::{
+    OpenContext, Partition, ReadMode, Source, SourceBatch, SourceConfig, SourceError, SourceSink,
+    SourceStart, StopSignal, Stopped,
+};
+
+type Case = (&'static str, fn(&KafkaBroker));
+
+#[test]
+fn while_it_runs() {
+    let Some(broker) = KafkaBroker::start_or_skip("while_it_runs") else {
+        return;
+    };
+    let cases: [Case; 11] = [
+        ("topics and partitions that come are read", topics_that_come),
+        ("a topic made anew is named", made_anew),
+        (
+            "a topic made anew while it is followed is named",
+            made_anew_while_followed,
+        ),
+        (
+            "retention that overtakes a blocked reader is named",
+            retention_overtakes,
+        ),
+        ("a compacted record proves nothing", compacted_record),
+        (
+            "durable positions are committed to Kafka",
+            durable_is_committed,
+        ),
+        ("a truncate deletes what is held", truncates),
+        ("a decoder that can't answer is asked again", decoder_away),
+        ("transactions are whole", transactions),
+        ("what a connection check says", connection_check),
+        (
+            "a broker killed under load loses and repeats nothing",
+            killed_under_load,
+        ),
+    ];
+    for (name, case) in cases {
+        let began_at = Instant::now();
+        case(&broker);
+        println!("ok: {name} ({:.1} s)", began_at.elapsed().as_secs_f64());
+    }
+}
+
+fn config(broker: &KafkaBroker, topics: &[&str], more: Value) -> KafkaConfig {
+    let mut config = json!({
+        "brokers": broker.address(),
+        "topics": topics,
+        "format": {"type": "upsert"},
+        "discover_interval": "500ms",
+    });
+    let fields = config.as_object_mut().unwrap();
+    fields.extend(more.as_object().unwrap().clone());
+    serde_json::from_value(config).unwrap()
+}
+
+fn context() -> OpenContext {
+    OpenContext {
+        config_dir: "/".into(),
+    }
+}
+
+fn open(broker: &KafkaBroker, topics: &[&str]) -> Box<dyn Source> {
+    config(broker, topics, json!({})).open(&context()).unwrap()
+}
+
+fn follow(source: Box<dyn Source>, from: impl Into<Resume>) -> RecordedRun {
+    let sink = RecordingSink::default();
+    run_source(source, from, HeldMap::default(), ReadMode::Follow, sink)
+}
+
+/// Reads all there is, and says where to go on.
+fn read_all(source: Box<dyn Source>, from: Resume) -> (RecordedRun, Result<(), SourceError>) {
+    let sink = RecordingSink::default();
+    let mode = ReadMode::UntilCaughtUp;
+    let mut run = run_source(source, from, HeldMap::default(), mode, sink);
+    let result = run.join();
+    (run, result)
+}
+
+fn produce(broker: &KafkaBroker, topic: &str, partition: i32, keys: &[&str]) {
+    let records: Vec<KafkaRecord<'_>> = keys
+        .iter()
+        .map(|key| KafkaRecord {
+            topic,
+            partition,
+            key: Some(key.as_bytes()),
+            value: Some(b"{}"),
+        })
+        .collect();
+    broker.produce(&records);
+}
+
+fn keys(run: &RecordedRun) -> BTreeSet<String> {
+    let changes = run.changes().into_iter();
+    changes.map(|change| change.key.to_string()).collect()
+}
+
+fn lost(result: Result<(), SourceError>) -> String {
+    match result {
+        Err(error @ SourceError::PositionLost { .. }) => {
+            let text = error.to_string();
+            assert!(
+                text.contains("vectide run CONFIG --resnapshot source"),
+                "{text}"
+            );
+            text
+        }
+        other => panic!("the position counts as good: {other:?}"),
+    }
+}
+
+fn topics_that_come(broker: &KafkaBroker) {
+    let mut run = follow(open(broker, &["^come\\..*"]), Resume::default());
+    run.wait_until("there is nothing", |run| run.times_caught_up() == 1);
+    broker.create_topic("come.a", 1, &[]);
+    produce(broker, "come.a", 0, &["a1", "a2"]);
+    run.wait_until("a new topic is read", |run| keys(run).len() == 2);
+    broker.create_topic("come.b", 2, &[]);
+    produce(broker, "come.b", 0, &["b1"]);
+    produce(broker, "come.b", 1, &["b2"]);
+    produce(broker, "come.a", 0, &["a3"]);
+    run.wait_until("another one is read", |run| keys(run).len() == 5);
+    broker.grow_topic("come.a", 2);
+    let fresh = ClientConfig::new()
+        .set("bootstrap.servers", broker.address())
+        .create::<rdkafka::producer::BaseProducer>()
+        .unwrap();
+    let record = rdkafka::producer::BaseRecord::to("come.a")
+        .partition(1)
+        .key("a4")
+        .payload("{}");
+    fresh.send(record).map_err(|(error, _)| error).unwrap();
+    rdkafka::producer::Producer::flush(&fresh, Duration::from_secs(30)).unwrap();
+    run.wait_until("a new partition is read", |run| keys(run).len() == 6);
+    run.stop().unwrap();
+    assert_eq!(run.changes().len(), 6, "each once");
+    let positions = run.positions(BTreeMap::new());
+    let expected = [
+        ("come.a/0", 3),
+        ("come.a/1", 1),
+        ("come.b/0", 1),
+        ("come.b/1", 1),
+    ];
+    assert_eq!(
+        positions,
+        expected
+            .map(|(name, next)| (Partition::from(name), next))
+            .into()
+    );
+}
+
+fn made_anew(broker: &KafkaBroker) {
+    for (count, topic) in [(3, "anew-equal"), (5, "anew-more")] {
+        broker.create_topic(topic, 1, &[]);
+        produce(broker, topic, 0, &["a", "b", "c"]);
+        let (run, result) = read_all(open(broker, &[topic]), Resume::default());
+        result.unwrap();
+        let after = run.resume(Resume::default());
+        let (again, result) = read_all(open(broker, &[topic]), after.clone());
+        result.unwrap();
+        assert_eq!(again.changes(), [], "the same topic goes on");
+        broker.delete_topic(topic);
+        recreate(broker, topic);
+        produce(broker, topic, 0, &["a", "b", "c", "d", "e"][..count]);
+        let (run, result) = read_all(open(broker, &[topic]), after);
+        assert!(lost(result).contains("made anew"));
+        assert_eq!(run.changes(), []);
+    }
+}
+
+/// The broker may still be removing the old one.
+fn recreate(broker: &KafkaBroker, topic: &str) {
+    std::thread::sleep(Duration::from_millis(300));
+    broker.create_topic(topic, 1, &[]);
+}
+
+fn made_anew_while_followed(broker: &KafkaBroker) {
+    broker.create_topic("anew-live", 1, &[]);
+    produce(broker, "anew-live", 0, &["a", "b", "c"]);
+    let mut run = follow(open(broker, &["anew-live"]), Resume::default());
+    run.wait_until("all are read", |run| run.changes().len() == 3);
+    // The record is remembered with one look, and compared with the next.
+    std::thread::sleep(Duration::from_millis(1_500));
+    broker.delete_topic("anew-live");
+    recreate(broker, "anew-live");
+    produce(broker, "anew-live", 0, &["v", "w", "x", "y", "z"]);
+    let text = lost(run.join());
+    assert!(text.contains("anew-live"), "{text}");
+}
+
+/// Takes batches one by one, when the test says so.
+struct SlowSink {
+    batches: mpsc::SyncSender<SourceBatch>,
+}
+
+impl SourceSink for SlowSink {
+    fn send(&mut self, batch: SourceBatch) -> Result<(), Stopped> {
+        self.batches.send(batch).map_err(|_| Stopped)
+    }
+
+    fn caught_up(&mut self) {}
+}
+
+fn retention_overtakes(broker: &KafkaBroker) {
+    broker.create_topic("overtaken", 1, &[]);
+    let text = format!("{{\"t\":\"{}\"}}", "x".repeat(10_000));
+    let write = |count: usize| {
+        let record = KafkaRecord {
+            topic: "overtaken",
+            partition: 0,
+            key: Some(b"k"),
+            value: Some(text.as_bytes()),
+        };
+        broker.produce(&vec![record; count]);
+    };
+    // More than the client fetches ahead (64 MiB).
+    write(9_000);
+    let (sender, batches) = mpsc::sync_channel(0);
+    let source = open(broker, &["overtaken"]);
+    let stop = StopSignal::new();
+    let start = source_start(HeldMap::default(), &stop, false);
+    let thread = std::thread::spawn(move || source.run(start, &mut SlowSink { batches: sender }));
+    let first = batches.recv().unwrap();
+    assert!(first.changes.len() < 9_000);
+    std::thread::sleep(Duration::from_secs(1));
+    broker.delete_records_before("overtaken", 0, 8_999);
+    let mut next = first.changes.len() as u64;
+    while let Ok(batch) = batches.recv() {
+        for change in batch.changes {
+            assert_eq!(change.position.offset, next, "nothing is jumped over");
+            next += 1;
+        }
+    }
+    lost(thread.join().unwrap());
+}
+
+fn source_start(held: HeldMap, stop: &StopSignal, is_trial: bool) -> SourceStart {
+    SourceStart {
+        name: "source".into(),
+        positions: BTreeMap::new(),
+        fingerprints: BTreeMap::new(),
+        held: Arc::new(held),
+        mode: ReadMode::Follow,
+        is_trial,
+        stop: stop.clone(),
+    }
+}
+
+fn compacted_record(broker: &KafkaBroker) {
+    broker.create_topic("proof", 1, &[]);
+    produce(broker, "proof", 0, &["a", "b", "c"]);
+    let (run, result) = read_all(open(broker, &["proof"]), Resume::default());
+    result.unwrap();
+    produce(broker, "proof", 0, &["d"]);
+    // The record that is remembered goes, the position stays.
+    broker.delete_records_before("proof", 0, 3);
+    let (rest, result) = read_all(open(broker, &["proof"]), run.resume(Resume::default()));
+    result.unwrap();
+    assert_eq!(keys(&rest), ["d".to_owned()].into());
+}
+
+fn durable_is_committed(broker: &KafkaBroker) {
+    broker.create_topic("committed", 2, &[]);
+    produce(broker, "committed", 0, &["a", "b", "c"]);
+    let committed = |group: &str| -> Option<i64> {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", broker.address())
+            .set("group.id", group)
+            .create()
+            .unwrap();
+        let mut list = TopicPartitionList::new();
+        list.add_partition("committed", 0);
+        let list = consumer
+            .committed_offsets(list, Duration::from_secs(20))
+            .unwrap();
+        match list.elements()[0].offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        }
+    };
+    for (is_trial, group) in [(true, "trial"), (false, "real")] {
+        let properties = json!({"properties": {"group.id": group}});
+        let source = config(broker, &["committed"], properties)
+            .open(&context())
+            .unwrap();
+        let held = HeldMap::default();
+        let durable: Arc<Mutex<BTreeMap<Partition, u64>>> = held.durable.clone();
+        let stop = StopSignal::new();
+        let start = source_start(held, &stop, is_trial);
+        let mut sink = RecordingSink::default();
+        let thread = std::thread::spawn(move || source.run(start, &mut sink));
+        std::thread::sleep(Duration::from_millis(1_500));
+        assert_eq!(committed(group), None, "nothing is durable yet");
+        durable.lock().unwrap().insert("committed/0".into(), 2);
+        if !is_trial {
+            let began_at = Instant::now();
+            while committed(group) != Some(2) {
+                assert!(
+                    began_at.elapsed() < Duration::from_secs(20),
+                    "not committed"
+                );
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            durable.lock().unwrap().insert("committed/0".into(), 3);
+        }
+        stop.stop();
+        thread.join().unwrap().unwrap();
+        assert_eq!(committed(group), (!is_trial).then_some(3));
+    }
+}
+
+/// A little format: `{"at": transaction, "order": n}` rows, `{"truncate": true}`, and markers
+/// `{"begin": t}`, `{"end": t, "count": n, "of": {collection: n}}`.
+fn decode(record: &RawRecord<'_>, out: &mut Vec<Decoded>) -> Result<(), DecodeError> {
+    let value: Value = serde_json::from_slice(record.value.unwrap_or(b"null")).unwrap();
+    let id = |field: &str| value[field].as_str().map(Arc::from);
+    if value["truncate"] == true {
+        out.push(Decoded::Truncate { changed_at: None });
+    } else if let Some(id) = id("begin") {
+        out.push(Decoded::Transaction(TransactionMarker::Begin { id }));
+    } else if let Some(id) = id("end") {
+        let collections = value["of"].as_object().unwrap().iter();
+        out.push(Decoded::Transaction(TransactionMarker::End {
+            id,
+            event_count: value["count"].as_u64().unwrap(),
+            collections: collections
+                .map(|(name, count)| (Arc::from(&**name), count.as_u64().unwrap()))
+                .collect(),
+        }));
+    } else {
+        out.push(Decoded::Change(DecodedChange {
+            key: std::str::from_utf8(record.key.unwrap()).unwrap().into(),
+            row: record.value.map(|_| Arc::from(value.to_string())),
+            unchanged_fields: Vec::new(),
+            transaction: id("at").map(|id| TransactionPlace {
+                id,
+                total_order: value["order"].as_u64().unwrap(),
+            }),
+            changed_at: None,
+        }));
+    }
+    Ok(())
+}
+
+fn write(broker: &KafkaBroker, topic: &str, partition: i32, key: &str, value: &Value) {
+    let value = value.to_string();
+    broker.produce(&[KafkaRecord {
+        topic,
+        partition,
+        key: Some(key.as_bytes()),
+        value: Some(value.as_bytes()),
+    }]);
+}
+
+fn truncates(broker: &KafkaBroker) {
+    broker.create_topic("truncated", 1, &[]);
+    for (key, value) in [
+        ("a", json!({})),
+        ("b", json!({})),
+        ("none", json!({"truncate": true})),
+        ("c", json!({})),
+    ] {
+        write(broker, "truncated", 0, key, &value);
+    }
+    let source = config(broker, &["truncated"], json!({}))
+        .open_with_decoder(decode)
+        .unwrap();
+    let held = HeldMap::of(["a", "b"].map(|key| (key.into(), "{}".into())).into());
+    let durable = held.durable.clone();
+    let sink = RecordingSink::default();
+    let mut run = run_source(source, Resume::default(), held, ReadMode::Follow, sink);
+    run.wait_until("the rows before it are sent", |run| {
+        run.changes().len() == 2
+    });
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(run.changes().len(), 2, "it waits until they are durable");
+    assert_eq!(run.positions(BTreeMap::new())["truncated/0"], 2);
+    durable.lock().unwrap().insert("truncated/0".into(), 2);
+    run.wait_until("it goes on", |run| run.changes().len() == 5);
+    let seen: Vec<(String, bool, u64)> = run
+        .changes()
+        .into_iter()
+        .map(|it| (it.key.to_string(), it.row.is_some(), it.position.offset))
+        .collect();
+    let expected = [
+        ("a", true, 0),
+        ("b", true, 1),
+        ("a", false, 2),
+        ("b", false, 2),
+        ("c", true, 3),
+    ];
+    let expected = expected.map(|(key, is_upsert, offset)| (key.to_owned(), is_upsert, offset));
+    assert_eq!(seen, expected);
+    run.stop().unwrap();
+    // Stopped while it waits.
+    let source = config(broker, &["truncated"], json!({}))
+        .open_with_decoder(decode)
+        .unwrap();
+    let mut run = follow(source, Resume::default());
+    run.wait_until("the rows before it are sent", |run| {
+        run.changes().len() == 2
+    });
+    run.stop().unwrap();
+    assert_eq!(run.positions(BTreeMap::new())["truncated/0"], 2);
+}
+
+fn decoder_away(broker: &KafkaBroker) {
+    broker.create_topic("away", 1, &[]);
+    for key in ["a", "b", "c"] {
+        write(broker, "away", 0, key, &json!({}));
+    }
+    let is_away = Arc::new(AtomicBool::new(true));
+    let registry = is_away.clone();
+    let source = config(broker, &["away"], json!({}))
+        .open_with_decoder(move |record: &RawRecord<'_>, out: &mut Vec<Decoded>| {
+            if record.key == Some(b"b") && registry.load(Ordering::Acquire) {
+                return Err(DecodeError::Unavailable(
+                    "the registry does not answer".into(),
+                ));
+            }
+            decode(record, out)
+        })
+        .unwrap();
+    let mut run = follow(source, Resume::default());
+    run.wait_until("what stands before it is sent", |run| {
+        run.changes().len() == 1
+    });
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(run.positions(BTreeMap::new())["away/0"], 1);
+    is_away.store(false, Ordering::Release);
+    run.wait_until("it goes on", |run| run.changes().len() == 3);
+    assert_eq!(run.dead_letters(), []);
+    is_away.store(true, Ordering::Release);
+    write(broker, "away", 0, "b", &json!({}));
+    std::thread::sleep(Duration::from_millis(300));
+    let began_at = Instant::now();
+    run.stop().unwrap();
+    assert!(
+        began_at.elapsed() < Duration::from_secs(5),
+        "stopping does not wait for it"
+    );
+    assert_eq!(run.positions(BTreeMap::new())["away/0"], 3);
+}
+
+fn transactions(broker: &KafkaBroker) {
+    const TRANSACTIONS: usize = 300;
+    broker.create_topic("shop.public.pages", 3, &[]);
+    broker.create_topic("shop.public.users", 1, &[]);
+    broker.create_topic("shop.transaction", 1, &[]);
+    let open = || {
+        let more = json!({"transactions": {"topic": "shop.transaction", "timeout": "2s"}});
+        let topics = ["^shop\\.public\\..*"];
+        config(broker, &topics, more)
+            .open_with_decoder(decode)
+            .unwrap()
+    };
+    // Half before the source starts, half while it runs.
+    let write_transaction = |number: usize| {
+        let id = format!("t{number}");
+        write(broker, "shop.transaction", 0, "k", &json!({"begin": id}));
+        let pages = number % 7 + 1;
+        for order in 1..=pages {
+            let partition = i32::try_from((number + order) % 3).unwrap();
+            let row = json!({"at": id, "order": order});
+            write(
+                broker,
+                "shop.public.pages",
+                partition,
+                &format!("p{order}"),
+                &row,
+            );
+        }
+        let row = json!({"at": id, "order": pages + 1});
+        write(broker, "shop.public.users", 0, "u", &row);
+        // Two rows of a table that is not read.
+        let of = json!({"public.pages": pages, "public.users": 1, "other.table": 2});
+        let end = json!({"end": id, "count": pages + 3, "of": of});
+        write(broker, "shop.transaction", 0, "k", &end);
+    };
+    (0..TRANSACTIONS / 2).for_each(write_transaction);
+    let mut run = follow(open(), Resume::default());
+    run.wait_until("the first half is read", |run| {
+        let records: usize = (0..TRANSACTIONS / 2).map(|number| number % 7 + 2).sum();
+        run.changes().len() == records
+    });
+    (TRANSACTIONS / 2..TRANSACTIONS).for_each(write_transaction);
+    let records: usize = (0..TRANSACTIONS).map(|number| number % 7 + 2).sum();
+    run.wait_until("all are read", |run| run.changes().len() == records);
+    run.stop().unwrap();
+    check_whole(&run.batches());
+    let positions = run.positions(BTreeMap::new());
+    assert_eq!(positions["shop.transaction/0"], 2 * TRANSACTIONS as u64);
+
+    // From any batch on, the rest comes and is whole.
+    let batches = run.batches();
+    let mut before = Resume::default();
+    for batch in &batches[..batches.len() / 2] {
+        before.positions.extend(batch.positions.clone());
+        before.fingerprints.extend(batch.fingerprints.clone());
+    }
+    let (rest, result) = read_all(open(), before);
+    result.unwrap();
+    check_whole(&rest.batches());
+    let of_half = batches[..batches.len() / 2]
+        .iter()
+        .map(|batch| batch.changes.len());
+    assert_eq!(rest.changes().len() + of_half.sum::<usize>(), records);
+
+    // An END that never comes, and a topic that comes with a transaction.
+    let row = |id: &str| json!({"at": id, "order": 1});
+    write(broker, "shop.public.pages", 0, "lost", &row("lost"));
+    broker.create_topic("shop.public.late", 1, &[]);
+    write(broker, "shop.public.late", 0, "late", &row("late"));
+    let of = json!({"public.late": 1});
+    let end = json!({"end": "late", "count": 1, "of": of});
+    write(broker, "shop.transaction", 0, "k", &end);
+    let (rest, result) = read_all(open(), run.resume(Resume::default()));
+    result.unwrap();
+    assert_eq!(keys(&rest), ["late".to_owned(), "lost".to_owned()].into());
+}
+
+/// Each transaction lies in one batch, which is not to be cut.
+fn check_whole(batches: &[SourceBatch]) {
+    let mut seen: BTreeSet<String> = BTreeSet::new();
+    for batch in batches.iter().filter(|batch| !batch.changes.is_empty()) {
+        assert!(!batch.divisible);
+        assert_eq!(batch.split_transactions, 0);
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for change in &batch.changes {
+            let row: Value = serde_json::from_str(change.row.as_ref().unwrap()).unwrap();
+            *counts
+                .entry(row["at"].as_str().unwrap().to_owned())
+                .or_default() += 1;
+        }
+        for (id, count) in counts {
+            let number: usize = id[1..].parse().unwrap();
+            assert_eq!(count, number % 7 + 2, "{id} is whole");
+            assert!(seen.insert(id), "in one batch");
+        }
+    }
+}
+
+fn connection_check(broker: &KafkaBroker) {
+    broker.create_topic("checked.a", 3, &[]);
+    let config = config(
+        broker,
+        &[
+            "checked.a",
+            "checked.missing",
+            "^checked\\..*",
+            "^nothing.*",
+        ],
+        json!({"transactions": {"topic": "checked.transaction"}}),
+    );
+    let lines = config.check_connection(&context());
+    let shown: Vec<(String, Result<String, String>)> = lines
+        .into_iter()
+        .map(|line| (line.what, line.result.map_err(|error| error.fact)))
+        .collect();
+    let (what, answer) = &shown[0];
+    assert!(what.starts_with("brokers "), "{what}");
+    assert!(
+        answer.as_ref().unwrap().starts_with("1 broker(s)"),
+        "{answer:?}"
+    );
+    let missing = |topic: &str| {
+        Err(format!(
+            "there is no topic `{topic}`, or this user may not see it"
+        ))
+    };
+    let expected = [
+        ("topic checked.a", Ok("3 partition(s)".to_owned())),
+        ("topic checked.missing", missing("checked.missing")),
+        (
+            "pattern ^checked\\..*",
+            Ok("matches 1 topic(s): checked.a".to_owned()),
+        ),
+        ("pattern ^nothing.*", Ok("matches no topic yet".to_owned())),
+        (
+            "transaction topic checked.transaction",
+            missing("checked.transaction"),
+        ),
+    ];
+    assert_eq!(
+        shown[1..],
+        expected.map(|(what, result)| (what.to_owned(), result))
+    );
+}
+
+fn killed_under_load(broker: &KafkaBroker) {
+    const KEYS: usize = 50;
+    let is_torture = std::env::var("VECTIDE_TORTURE").is_ok_and(|value| value == "1");
+    let kills = if is_torture { 20 } else { 3 };
+    broker.create_topic("killed", 2, &[]);
+    let is_done = Arc::new(AtomicBool::new(false));
+    // Exactly once on the producer's side, so that what is read twice was read twice by us.
+    let producer: rdkafka::producer::BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", broker.address())
+        .set("enable.idempotence", "true")
+        .set("message.timeout.ms", "300000")
+        .set("reconnect.backoff.max.ms", "500")
+        .set("linger.ms", "5")
+        .create()
+        .unwrap();
+    let mut run = follow(open(broker, &["killed"]), Resume::default());
+    let written = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut written = 0_usize;
+            while !is_done.load(Ordering::Acquire) {
+                let (key, row) = (
+                    format!("k{}", written % KEYS),
+                    format!("{{\"n\":{written}}}"),
+                );
+                let partition = i32::from(written % KEYS % 2 == 1);
+                let record = rdkafka::producer::BaseRecord::to("killed").partition(partition);
+                if producer.send(record.key(&key).payload(&row)).is_ok() {
+                    written += 1;
+                }
+                producer.poll(Duration::from_micros(200));
+            }
+            rdkafka::producer::Producer::flush(&producer, Duration::from_secs(120)).unwrap();
+            written
+        });
+        for _ in 0..kills {
+            std::thread::sleep(Duration::from_millis(700));
+            broker.kill().unwrap();
+            broker.start_again().unwrap();
+        }
+        std::thread::sleep(Duration::from_secs(1));
+        is_done.store(true, Ordering::Release);
+        writer.join().unwrap()
+    });
+    run.wait_until("all are read", |run| run.changes().len() >= written);
+    run.stop().unwrap();
+    let mut next: BTreeMap<Partition, u64> = BTreeMap::new();
+    let mut numbers = BTreeSet::new();
+    for change in run.changes() {
+        let expected = next.entry(change.position.partition).or_default();
+        assert_eq!(change.position.offset, *expected, "in order, without a gap");
+        *expected += 1;
+        let row: Value = serde_json::from_str(&change.row.unwrap()).unwrap();
+        assert!(numbers.insert(row["n"].as_u64().unwrap()), "each once");
+    }
+    assert_eq!(numbers.len(), written);
+    println!("   {written} records over {kills} kills");
+}
