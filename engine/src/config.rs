@@ -6,17 +6,21 @@
 //! Invariant: a configuration that loads has no fault that could have been seen without touching the
 //! outside world.
 
-use crate::plan::{Plan, PlannedDocuments, PlannedIndex, PlannedSource};
-use crate::registry::{AnyChunkerConfig, AnySourceConfig, Registry};
+use crate::plan::{Plan, PlannedDeadLetters, PlannedDocuments, PlannedIndex, PlannedSource};
+use crate::registry::{AnyChunkerConfig, AnyDeadLetterSinkConfig, AnySourceConfig, Registry};
+use crate::replay::Redecoders;
 use schemars::{JsonSchema, schema_for};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use vectide_config::{ConfigSchema, Document, Name, Report, TagTable};
-use vectide_model::{ComponentError, EmbedConfig, Embedder, OpenContext};
+use vectide_model::{
+    ComponentError, EmbedConfig, Embedder, OpenContext, Source, SourceError, SourceSink,
+    SourceStart,
+};
 use vectide_operators::{DocumentView, PlanIndex};
 use vectide_serve::ServerConfig;
 
@@ -46,6 +50,10 @@ pub struct PipelineConfig {
     /// What is searched, by name.
     #[schemars(extend("minProperties" = 1))]
     pub indexes: BTreeMap<Name, IndexConfig>,
+    /// What becomes of dead letters (records, rows and texts that can't be used): how many the state
+    /// keeps, and with `dir` or `topic` where each is written besides.
+    #[serde(default)]
+    pub dead_letters: Option<Value>,
     /// The query endpoint.
     #[serde(default)]
     pub server: ServerConfig,
@@ -61,6 +69,17 @@ pub struct StateConfig {
     /// Folder of the state, relative to the configuration's folder. It belongs to this pipeline
     /// alone.
     pub dir: PathBuf,
+}
+
+/// What the `dead_letters:` section says whichever place it chooses.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DeadLettersConfig {
+    /// How many dead letters the state keeps; the oldest above so many are removed, which is
+    /// logged and counted. Where they are written to another place too, none is removed before it
+    /// is there. 100000 without it.
+    #[serde(default)]
+    pub keep: Option<NonZeroU64>,
 }
 
 /// An entry of `documents:`.
@@ -98,12 +117,42 @@ fn one_shard() -> u32 {
 
 /// A configuration without faults.
 pub struct LoadedConfig {
-    config: PipelineConfig,
+    pub(crate) config: PipelineConfig,
     document: Document,
-    context: OpenContext,
-    sources: Vec<(Name, String, Box<dyn AnySourceConfig>)>,
+    pub(crate) context: OpenContext,
+    pub(crate) sources: Vec<(Name, String, Box<dyn AnySourceConfig>)>,
+    pub(crate) dead_letters: LoadedDeadLetters,
     views: Vec<(Name, Arc<DocumentView>)>,
     chunkers: Vec<(Name, Box<dyn AnyChunkerConfig>)>,
+}
+
+/// The `dead_letters:` section without faults.
+#[derive(Default)]
+pub(crate) struct LoadedDeadLetters {
+    keep: Option<NonZeroU64>,
+    pub(crate) sink: Option<Box<dyn AnyDeadLetterSinkConfig>>,
+}
+
+/// Puts the fields of all places for dead letters into the schema of their section: the field that
+/// is there chooses the place, so there is no tag.
+fn describe_dead_letters(root: &mut Value, registry: &Registry) {
+    let mut section = schema_for!(DeadLettersConfig).to_value();
+    for sink in &registry.dead_letter_sinks {
+        let schema = (sink.schema)();
+        for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+            section["properties"][name] = property.clone();
+        }
+        for (name, definition) in schema["$defs"].as_object().into_iter().flatten() {
+            root["$defs"][name] = definition.clone();
+        }
+    }
+    if let Value::Object(keywords) = &mut section {
+        keywords.remove("$schema");
+        keywords.remove("title");
+    }
+    let place = &mut root["properties"]["dead_letters"];
+    section["description"] = place["description"].clone();
+    *place = section;
 }
 
 /// The schema that configurations are checked against.
@@ -117,7 +166,9 @@ fn config_schema(registry: &Registry) -> Result<ConfigSchema, vectide_config::Sc
     for chunker in &registry.chunkers {
         chunkers = chunkers.with(chunker.name, schema((chunker.schema)()))?;
     }
-    ConfigSchema::new(schema_for!(PipelineConfig))?
+    let mut root = schema_for!(PipelineConfig).to_value();
+    describe_dead_letters(&mut root, registry);
+    ConfigSchema::new(schema(root))?
         .tagged("sources.*", sources)?
         .tagged("indexes.*.chunk", chunkers)
 }
@@ -165,6 +216,7 @@ impl LoadedConfig {
         let sources = check.sources();
         let views = check.views();
         let chunkers = check.chunkers();
+        let dead_letters = check.dead_letters();
         check.embedders();
         check.server();
         if !report.is_empty() {
@@ -182,6 +234,7 @@ impl LoadedConfig {
             document,
             context: OpenContext { config_dir },
             sources,
+            dead_letters,
             views,
             chunkers,
         })
@@ -197,12 +250,77 @@ impl LoadedConfig {
         self.context.config_dir.join(&self.config.state.dir)
     }
 
+    /// Makes one source ready to run, and nothing else.
+    ///
+    /// # Errors
+    /// When there is no such source, or it can't be opened.
+    pub fn open_source(self, name: &str) -> Result<Box<dyn Source>, Report> {
+        let mut report = Report::new(self.document.parse_report().file());
+        let known: Vec<String> = self.sources.iter().map(|it| it.0.to_string()).collect();
+        let mut sources = self.sources.into_iter();
+        let Some((_, _, config)) = sources.find(|(it, ..)| it.as_str() == name) else {
+            let fact = format!("there is no source `{name}`");
+            let problem = self.document.problem("sources", fact);
+            report.push(problem.allowed(known.join(" | ")));
+            return Err(report);
+        };
+        config.open(&self.context).map_err(|error| {
+            let section = format!("sources.{name}");
+            push(&self.document, &mut report, &section, &error);
+            report
+        })
+    }
+
+    /// Opens everything but the sources, whose dead letters are to be decoded again.
+    ///
+    /// # Errors
+    /// As [`LoadedConfig::open`].
+    pub fn open_for_replay(mut self, registry: &Registry) -> Result<(Plan, Redecoders), Report> {
+        let (mut sources, mut planned) = (BTreeMap::new(), Vec::new());
+        for (name, description, config) in std::mem::take(&mut self.sources) {
+            planned.push(PlannedSource {
+                name: name.as_str().into(),
+                description,
+                source: Box::new(NotRead),
+            });
+            sources.insert(name.to_string(), config);
+        }
+        let context = self.context.clone();
+        let redecoders = Redecoders { sources, context };
+        let report = Report::new(self.document.parse_report().file());
+        Ok((self.plan(registry, planned, report)?, redecoders))
+    }
+
     /// Opens everything: models are found or fetched, sources made ready.
     ///
     /// # Errors
     /// What can't be opened, with its place in the configuration.
-    pub fn open(self, registry: &Registry) -> Result<Plan, Report> {
+    pub fn open(mut self, registry: &Registry) -> Result<Plan, Report> {
         let mut report = Report::new(self.document.parse_report().file());
+        let mut sources = Vec::new();
+        for (name, description, config) in std::mem::take(&mut self.sources) {
+            match config.open(&self.context) {
+                Ok(source) => sources.push(PlannedSource {
+                    name: name.as_str().into(),
+                    description,
+                    source,
+                }),
+                Err(error) => {
+                    let section = format!("sources.{name}");
+                    push(&self.document, &mut report, &section, &error);
+                }
+            }
+        }
+        self.plan(registry, sources, report)
+    }
+
+    /// Opens what is left to open; `report` has the faults so far.
+    fn plan(
+        self,
+        registry: &Registry,
+        sources: Vec<PlannedSource>,
+        mut report: Report,
+    ) -> Result<Plan, Report> {
         let state_directory = self.state_directory();
         let indexes = open_indexes(
             &self.config,
@@ -211,25 +329,12 @@ impl LoadedConfig {
             &self.context,
             (&self.document, &mut report),
         );
-        let mut sources = Vec::new();
-        for (name, description, config) in self.sources {
+        let mut dead_letters = PlannedDeadLetters::default();
+        dead_letters.keep = self.dead_letters.keep.unwrap_or(dead_letters.keep);
+        if let Some(config) = self.dead_letters.sink {
             match config.open(&self.context) {
-                Ok(source) => {
-                    let name = name.as_str().into();
-                    sources.push(PlannedSource {
-                        name,
-                        description,
-                        source,
-                    });
-                }
-                Err(error) => {
-                    push(
-                        &self.document,
-                        &mut report,
-                        &format!("sources.{name}"),
-                        &error,
-                    );
-                }
+                Ok(sink) => dead_letters.sink = Some(sink),
+                Err(error) => push(&self.document, &mut report, "dead_letters", &error),
             }
         }
         if !report.is_empty() {
@@ -258,7 +363,17 @@ impl LoadedConfig {
             documents,
             indexes,
             index_factory: registry.index.clone(),
+            dead_letters,
         })
+    }
+}
+
+/// Stands for a source that is not read.
+struct NotRead;
+
+impl Source for NotRead {
+    fn run(self: Box<Self>, _: SourceStart, _: &mut dyn SourceSink) -> Result<(), SourceError> {
+        Ok(())
     }
 }
 
@@ -479,6 +594,40 @@ impl Check<'_> {
             }
         }
         views
+    }
+
+    fn dead_letters(&mut self) -> LoadedDeadLetters {
+        let path = "dead_letters";
+        let mut loaded = LoadedDeadLetters::default();
+        if self.document.value_at(path).is_none() || self.report.has_problem_within(path) {
+            return loaded;
+        }
+        let Some(Value::Object(mut section)) = self.section::<Value>(path) else {
+            return loaded;
+        };
+        let keep = section.remove("keep");
+        loaded.keep = keep.and_then(|keep| serde_json::from_value(keep).ok());
+        let kinds = self.registry.dead_letter_sinks.iter();
+        let fields: Vec<&str> = kinds.clone().map(|it| it.field).collect();
+        let chosen: Vec<_> = kinds.filter(|it| section.contains_key(it.field)).collect();
+        let [kind] = chosen[..] else {
+            if !chosen.is_empty() || !section.is_empty() {
+                let fact = "exactly one field says where dead letters are written";
+                let problem = self.document.problem(path, fact);
+                self.report.push(problem.allowed(fields.join(" | ")));
+            }
+            return loaded;
+        };
+        match (kind.parse)(Value::Object(section)) {
+            Ok(config) => {
+                for error in config.check() {
+                    push(self.document, self.report, path, &error);
+                }
+                loaded.sink = Some(config);
+            }
+            Err(fact) => self.report.push(self.document.problem(path, fact)),
+        }
+        loaded
     }
 
     fn embedders(&mut self) {

@@ -24,6 +24,11 @@ mod reader;
 
 pub use config::KafkaConfig;
 
+/// Whether a configuration may set a property of the Kafka client.
+pub(crate) fn is_client_property_allowed(name: &str) -> bool {
+    properties::ALLOWED.contains(&name)
+}
+
 use connection::Connection;
 use reader::Reader;
 use std::sync::Arc;
