@@ -122,20 +122,22 @@ fn letters_survive_kills() {
         &bad.iter().map(String::as_str).collect::<Vec<_>>(),
     );
     let dead = directory.path().join("dead");
+    let files = || std::fs::read_dir(&dead).map_or(0, Iterator::count);
     let mut in_between = 0;
-    for round in 0..8_u64 {
+    for round in 1..8 {
         let mut command = vectide(&["run", "--until-caught-up"]);
         let command = command
             .arg(&config)
             .stdout(Stdio::null())
             .env("VECTIDE_LOG", "off");
         let mut child = command.spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(40 + 25 * round));
+        // About 24 files in all: the process is killed when some more of them are there.
+        while child.try_wait().unwrap().is_none() && files() < round * 3 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        in_between += usize::from(child.try_wait().unwrap().is_none());
         child.kill().unwrap();
         child.wait().unwrap();
-        // A torn last line is no letter, so only whole files are read here.
-        let files = std::fs::read_dir(&dead).map_or(0, Iterator::count);
-        in_between += usize::from(files > 1 && list(&config, &[]).len() < BAD);
     }
     run_to_end(&config);
     let in_state: BTreeSet<u64> = list(&config, &[])
@@ -143,7 +145,8 @@ fn letters_survive_kills() {
         .map(|it| it["id"].as_u64().unwrap())
         .collect();
     let written = folder(&dead);
-    println!("{in_between} of 8 kills came while letters were written");
+    println!("{in_between} of 7 kills came while letters were written");
+    assert!(in_between > 0);
     assert_eq!(in_state.len(), BAD);
     assert_eq!(written.keys().copied().collect::<BTreeSet<_>>(), in_state);
 }
@@ -214,7 +217,10 @@ fn letters_are_replayed_with_the_configuration_put_right() {
         let (summary, complaints) = replay(&[]);
         let expected = serde_json::json!({"replayed": 0, "refused": 5, "remaining": 5});
         assert_eq!(summary, expected);
-        assert!(complaints.contains("--resnapshot"), "{complaints}");
+        assert!(
+            complaints.contains("correct the row in its source"),
+            "{complaints}"
+        );
     }
     let before = list(&config, &[]);
 

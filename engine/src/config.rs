@@ -6,14 +6,15 @@
 //! Invariant: a configuration that loads has no fault that could have been seen without touching the
 //! outside world.
 
+use crate::dead_letters_section::{LoadedDeadLetters, describe};
 use crate::plan::{Plan, PlannedDeadLetters, PlannedDocuments, PlannedIndex, PlannedSource};
-use crate::registry::{AnyChunkerConfig, AnyDeadLetterSinkConfig, AnySourceConfig, Registry};
+use crate::registry::{AnyChunkerConfig, AnySourceConfig, Registry};
 use crate::replay::Redecoders;
 use schemars::{JsonSchema, schema_for};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::num::{NonZeroU16, NonZeroU64};
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use vectide_config::{ConfigSchema, Document, Name, Report, TagTable};
@@ -71,17 +72,6 @@ pub struct StateConfig {
     pub dir: PathBuf,
 }
 
-/// What the `dead_letters:` section says whichever place it chooses.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct DeadLettersConfig {
-    /// How many dead letters the state keeps; the oldest above so many are removed, which is
-    /// logged and counted. Where they are written to another place too, none is removed before it
-    /// is there. 100000 without it.
-    #[serde(default)]
-    pub keep: Option<NonZeroU64>,
-}
-
 /// An entry of `documents:`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -126,35 +116,6 @@ pub struct LoadedConfig {
     chunkers: Vec<(Name, Box<dyn AnyChunkerConfig>)>,
 }
 
-/// The `dead_letters:` section without faults.
-#[derive(Default)]
-pub(crate) struct LoadedDeadLetters {
-    keep: Option<NonZeroU64>,
-    pub(crate) sink: Option<Box<dyn AnyDeadLetterSinkConfig>>,
-}
-
-/// Puts the fields of all places for dead letters into the schema of their section: the field that
-/// is there chooses the place, so there is no tag.
-fn describe_dead_letters(root: &mut Value, registry: &Registry) {
-    let mut section = schema_for!(DeadLettersConfig).to_value();
-    for sink in &registry.dead_letter_sinks {
-        let schema = (sink.schema)();
-        for (name, property) in schema["properties"].as_object().into_iter().flatten() {
-            section["properties"][name] = property.clone();
-        }
-        for (name, definition) in schema["$defs"].as_object().into_iter().flatten() {
-            root["$defs"][name] = definition.clone();
-        }
-    }
-    if let Value::Object(keywords) = &mut section {
-        keywords.remove("$schema");
-        keywords.remove("title");
-    }
-    let place = &mut root["properties"]["dead_letters"];
-    section["description"] = place["description"].clone();
-    *place = section;
-}
-
 /// The schema that configurations are checked against.
 fn config_schema(registry: &Registry) -> Result<ConfigSchema, vectide_config::SchemaError> {
     let schema = |value: Value| schemars::Schema::try_from(value).unwrap_or_default();
@@ -167,7 +128,7 @@ fn config_schema(registry: &Registry) -> Result<ConfigSchema, vectide_config::Sc
         chunkers = chunkers.with(chunker.name, schema((chunker.schema)()))?;
     }
     let mut root = schema_for!(PipelineConfig).to_value();
-    describe_dead_letters(&mut root, registry);
+    describe(&mut root, registry);
     ConfigSchema::new(schema(root))?
         .tagged("sources.*", sources)?
         .tagged("indexes.*.chunk", chunkers)
@@ -216,9 +177,9 @@ impl LoadedConfig {
         let sources = check.sources();
         let views = check.views();
         let chunkers = check.chunkers();
-        let dead_letters = check.dead_letters();
         check.embedders();
         check.server();
+        let dead_letters = LoadedDeadLetters::check(&document, &mut report, registry);
         if !report.is_empty() {
             return Err(report);
         }
@@ -329,14 +290,13 @@ impl LoadedConfig {
             &self.context,
             (&self.document, &mut report),
         );
-        let mut dead_letters = PlannedDeadLetters::default();
-        dead_letters.keep = self.dead_letters.keep.unwrap_or(dead_letters.keep);
-        if let Some(config) = self.dead_letters.sink {
-            match config.open(&self.context) {
-                Ok(sink) => dead_letters.sink = Some(sink),
-                Err(error) => push(&self.document, &mut report, "dead_letters", &error),
-            }
-        }
+        let dead_letters = self
+            .dead_letters
+            .open(&self.context)
+            .unwrap_or_else(|error| {
+                push(&self.document, &mut report, "dead_letters", &error);
+                PlannedDeadLetters::default()
+            });
         if !report.is_empty() {
             return Err(report);
         }
@@ -390,7 +350,12 @@ fn describe_view(config: &DocumentsConfig) -> String {
 }
 
 /// Puts a component's fault at its place.
-fn push(document: &Document, report: &mut Report, section: &str, error: &ComponentError) {
+pub(crate) fn push(
+    document: &Document,
+    report: &mut Report,
+    section: &str,
+    error: &ComponentError,
+) {
     let path = match error.field.as_str() {
         "" => section.to_owned(),
         field => format!("{section}.{field}"),
@@ -594,40 +559,6 @@ impl Check<'_> {
             }
         }
         views
-    }
-
-    fn dead_letters(&mut self) -> LoadedDeadLetters {
-        let path = "dead_letters";
-        let mut loaded = LoadedDeadLetters::default();
-        if self.document.value_at(path).is_none() || self.report.has_problem_within(path) {
-            return loaded;
-        }
-        let Some(Value::Object(mut section)) = self.section::<Value>(path) else {
-            return loaded;
-        };
-        let keep = section.remove("keep");
-        loaded.keep = keep.and_then(|keep| serde_json::from_value(keep).ok());
-        let kinds = self.registry.dead_letter_sinks.iter();
-        let fields: Vec<&str> = kinds.clone().map(|it| it.field).collect();
-        let chosen: Vec<_> = kinds.filter(|it| section.contains_key(it.field)).collect();
-        let [kind] = chosen[..] else {
-            if !chosen.is_empty() || !section.is_empty() {
-                let fact = "exactly one field says where dead letters are written";
-                let problem = self.document.problem(path, fact);
-                self.report.push(problem.allowed(fields.join(" | ")));
-            }
-            return loaded;
-        };
-        match (kind.parse)(Value::Object(section)) {
-            Ok(config) => {
-                for error in config.check() {
-                    push(self.document, self.report, path, &error);
-                }
-                loaded.sink = Some(config);
-            }
-            Err(fact) => self.report.push(self.document.problem(path, fact)),
-        }
-        loaded
     }
 
     fn embedders(&mut self) {

@@ -8,6 +8,7 @@
 //! which changes are in it and the ones before it; at most [`EPOCHS_IN_FLIGHT_MAX`] are on their way.
 
 use crate::budget::EpochBudget;
+use crate::state::CommitRecord;
 use crossbeam_channel::{Receiver, Select, Sender, TryRecvError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -92,6 +93,17 @@ pub(crate) struct Resumed {
     pub(crate) positions: Positions,
     pub(crate) fingerprints: Positions,
     pub(crate) resnapshots: BTreeSet<Arc<str>>,
+}
+
+impl Resumed {
+    /// Where the last commit ended.
+    pub(crate) fn of(record: &CommitRecord) -> Self {
+        Self {
+            positions: record.positions.clone(),
+            fingerprints: record.fingerprints.clone(),
+            resnapshots: record.resnapshots.clone(),
+        }
+    }
 }
 
 /// What the commit has to know of an epoch besides its effects.

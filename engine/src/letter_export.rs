@@ -12,6 +12,8 @@
 //! Invariant: letters are written in the order of their numbers, and no number is passed over but
 //! those of letters that a replay has settled.
 
+use crate::commit::LetterPolicy;
+use crate::plan::PlannedDeadLetters;
 use crate::state::{State, dead_letter_key, kept_letter};
 use std::io;
 use std::sync::Arc;
@@ -59,9 +61,22 @@ struct Exporter {
     finish: StopSignal,
 }
 
+/// What the commit has to know, and the thread where letters are written to another place.
+pub(crate) fn start(
+    planned: PlannedDeadLetters,
+    state: &Arc<State>,
+    stop: &StopSignal,
+) -> io::Result<(LetterPolicy, Option<LetterExport>)> {
+    let keep = planned.keep.get();
+    let start = |sink| LetterExport::start(state, sink, keep, stop.clone());
+    let export = planned.sink.map(start).transpose()?;
+    let exported = export.as_ref().map(|export| export.exported.clone());
+    Ok((LetterPolicy { keep, exported }, export))
+}
+
 impl LetterExport {
     /// Starts it where the commit record says. `stop` is set when it can't go on.
-    pub(crate) fn start(
+    fn start(
         state: &Arc<State>,
         sink: Box<dyn DeadLetterSink>,
         keep: u64,
@@ -88,11 +103,6 @@ impl LetterExport {
             finish,
             thread,
         })
-    }
-
-    /// All letters before this number are durable in the other place.
-    pub(crate) fn exported(&self) -> Arc<AtomicU64> {
-        self.exported.clone()
     }
 
     /// Writes what is committed by now, tries once where the place fails, and notes how far it came.

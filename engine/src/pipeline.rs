@@ -11,18 +11,17 @@
 //! worker, and a state that nobody commits any more must not look alive; recovery is the way back.
 
 use crate::budget::EpochBudget;
-use crate::commit::{self, CommitPorts, LetterPolicy, Totals};
+use crate::commit::{self, CommitPorts, Totals};
 use crate::dataflow::{self, Parts, ShardError};
-use crate::ingest::{self, IngestPorts, Resumed, SourceEvent};
-use crate::letter_export::{ExportEnd, LetterExport};
-use crate::plan::{Plan, PlannedIndex, PlannedSource};
-use crate::replay::Replay;
+use crate::ingest::{self, IngestPorts, Resumed};
+use crate::letter_export::{self, ExportEnd, LetterExport};
+use crate::plan::{Plan, PlannedIndex};
 use crate::service::Service;
 use crate::snapshot::Publisher;
-use crate::sources::start_source;
+use crate::start::{Feeders, StartOptions, begin_resnapshots};
 use crate::state::{State, StateError};
 use crate::telemetry;
-use crossbeam_channel::{Receiver, bounded, unbounded};
+use crossbeam_channel::{bounded, unbounded};
 use serde::Serialize;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,7 +29,7 @@ use std::sync::{Arc, Once};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use vectide_model::{Embedder, Epoch, QueryService, ReadMode, SourceError, StopSignal, StoreError};
-use vectide_operators::{CommittedState, EmbedPool, Feed};
+use vectide_operators::{CommittedState, EmbedHandle, EmbedPool, Feed};
 
 /// How often histograms are folded when nobody scrapes the metrics.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
@@ -153,10 +152,10 @@ pub(crate) fn spawn<T: Send + 'static>(
 }
 
 /// One pool of threads for each model, shared by the indexes that use it.
-fn start_embedders(indexes: &[PlannedIndex]) -> io::Result<(Vec<EmbedPool>, Vec<usize>)> {
+fn start_embedders(indexes: &[PlannedIndex]) -> io::Result<(Vec<EmbedPool>, Vec<EmbedHandle>)> {
     let mut pools: Vec<EmbedPool> = Vec::new();
     let mut known: Vec<&Arc<dyn Embedder>> = Vec::new();
-    let mut pool_of = Vec::new();
+    let mut pool_of: Vec<usize> = Vec::new();
     for index in indexes {
         let same = |it: &&Arc<dyn Embedder>| Arc::ptr_eq(it, &index.embedder);
         match known.iter().position(same) {
@@ -168,96 +167,8 @@ fn start_embedders(indexes: &[PlannedIndex]) -> io::Result<(Vec<EmbedPool>, Vec<
             }
         }
     }
-    Ok((pools, pool_of))
-}
-
-/// What a pipeline reads.
-enum Input {
-    /// Its sources.
-    Sources,
-    /// Dead letters of its sources.
-    Replay(Replay),
-}
-
-/// How a pipeline starts.
-pub struct StartOptions {
-    mode: ReadMode,
-    resnapshot: Vec<String>,
-    input: Input,
-}
-
-impl StartOptions {
-    /// Goes on where the state says.
-    pub fn of(mode: ReadMode) -> Self {
-        Self {
-            mode,
-            resnapshot: Vec::new(),
-            input: Input::Sources,
-        }
-    }
-
-    pub(crate) fn replay(replay: Replay) -> Self {
-        Self {
-            input: Input::Replay(replay),
-            ..Self::of(ReadMode::UntilCaughtUp)
-        }
-    }
-
-    /// Reads these sources anew from their beginning, and removes the rows that they no longer
-    /// have. What a crash interrupts begins again with the next start, without being asked for.
-    pub fn resnapshot(self, sources: Vec<String>) -> Self {
-        Self {
-            resnapshot: sources,
-            ..self
-        }
-    }
-}
-
-/// The threads that feed ingest, and its ends of their channels.
-struct Feeders {
-    lanes: Vec<(Arc<str>, Receiver<SourceEvent>)>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Feeders {
-    fn start(
-        sources: Vec<PlannedSource>,
-        state: &Arc<State>,
-        (mode, input): (ReadMode, Input),
-        stop: &StopSignal,
-    ) -> io::Result<Self> {
-        if let Input::Replay(replay) = input {
-            let names: Vec<_> = sources.into_iter().map(|source| source.name).collect();
-            let (lanes, thread) = replay.start(&names, state, stop)?;
-            let threads = vec![thread];
-            return Ok(Self { lanes, threads });
-        }
-        let (mut lanes, mut threads) = (Vec::new(), Vec::new());
-        for planned in sources {
-            let name = planned.name.clone();
-            let (events, thread) = start_source(planned, state, mode, stop)?;
-            threads.push(thread);
-            lanes.push((name, events));
-        }
-        Ok(Self { lanes, threads })
-    }
-}
-
-fn begin_resnapshots(state: &State, asked_for: &[String]) -> Result<(), PipelineError> {
-    let known = &state.names().sources;
-    let mut sources = Vec::new();
-    for name in asked_for {
-        match known.iter().find(|it| ***it == **name) {
-            Some(source) => sources.push(source.clone()),
-            None => {
-                return Err(PipelineError::NoSuchSource {
-                    name: name.clone(),
-                    known: known.join(" | "),
-                });
-            }
-        }
-    }
-    Ok(state.begin_resnapshots(&sources)?)
+    let handles = pool_of.iter().map(|pool| pools[*pool].handle()).collect();
+    Ok((pools, handles))
 }
 
 impl Pipeline {
@@ -274,27 +185,21 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::start`], and when a source that is to be read anew is not there.
     pub fn start_with(mut plan: Plan, options: StartOptions) -> Result<Self, PipelineError> {
-        let mode = options.mode;
+        let StartOptions {
+            mode,
+            resnapshot,
+            input,
+        } = options;
         abort_on_engine_panic();
         telemetry::install();
         let started = Instant::now();
         let (names, fingerprint) = (plan.names(), plan.fingerprint());
         let state = Arc::new(State::open(&plan.state_directory, names, &fingerprint)?);
-        begin_resnapshots(&state, &options.resnapshot)?;
+        begin_resnapshots(&state, &resnapshot)?;
         let stop = StopSignal::new();
-        let letters = std::mem::take(&mut plan.dead_letters);
-        let keep = letters.keep.get();
-        let export = letters
-            .sink
-            .map(|sink| LetterExport::start(&state, sink, keep, stop.clone()))
-            .transpose()?;
         let caught_up_at = Arc::new(AtomicU64::new(Epoch::MAX));
         let publisher = Arc::new(Publisher::default());
-        let (embedders, pool_of) = start_embedders(&plan.indexes)?;
-        let handles = pool_of
-            .iter()
-            .map(|pool| embedders[*pool].handle())
-            .collect();
+        let (embedders, handles) = start_embedders(&plan.indexes)?;
 
         let (epoch_sender, epochs) = unbounded();
         let (wake_sender, wake) = bounded(1);
@@ -310,6 +215,8 @@ impl Pipeline {
 
         let budget = Arc::new(EpochBudget::new());
         let totals = Arc::new(Totals::default());
+        let letters = std::mem::take(&mut plan.dead_letters);
+        let (letters, export) = letter_export::start(letters, &state, &stop)?;
         let bulk_threads = |index: &PlannedIndex| index.embedder.bulk_threads();
         let commit_ports = CommitPorts {
             metas,
@@ -320,18 +227,14 @@ impl Pipeline {
             totals: totals.clone(),
             publisher: publisher.clone(),
             embed_threads: plan.indexes.iter().map(bulk_threads).max().unwrap_or(1),
-            letters: LetterPolicy {
-                keep,
-                exported: export.as_ref().map(LetterExport::exported),
-            },
+            letters,
         };
         let commit_state = state.clone();
         let commit = spawn("commit", move || commit::run(&commit_state, commit_ports))?;
         let workers = start_workers(parts, plan.workers)?;
 
         let planned = std::mem::take(&mut plan.sources);
-        let Feeders { lanes, threads } =
-            Feeders::start(planned, &state, (mode, options.input), &stop)?;
+        let Feeders { lanes, threads } = Feeders::start(planned, &state, (mode, input), &stop)?;
         let asked = state.clone();
         let ports = IngestPorts {
             sources: lanes,
@@ -345,12 +248,7 @@ impl Pipeline {
             mode,
             stop: stop.clone(),
         };
-        let (first, record) = (state.epoch() + 1, state.record());
-        let resumed = Resumed {
-            positions: record.positions.clone(),
-            fingerprints: record.fingerprints.clone(),
-            resnapshots: record.resnapshots.clone(),
-        };
+        let (first, resumed) = (state.epoch() + 1, Resumed::of(&state.record()));
         let ingest = spawn("ingest", move || ingest::run(ports, first, resumed))?;
         let service = Arc::new(Service::new(publisher, plan.indexes, caught_up_at));
         let upkeep = start_upkeep()?;

@@ -8,10 +8,11 @@
 
 use crate::dead_letters::{LetterSelection, letters};
 use crate::ingest::{Delivery, SettledLetters, SourceEvent};
-use crate::pipeline::{Pipeline, PipelineError, StartOptions, spawn};
+use crate::pipeline::{Pipeline, PipelineError, spawn};
 use crate::plan::Plan;
 use crate::registry::AnySourceConfig;
 use crate::sources::ChannelSink;
+use crate::start::StartOptions;
 use crate::state::State;
 use crossbeam_channel::Receiver;
 use serde::Serialize;
@@ -224,9 +225,9 @@ impl Run {
     fn take(&mut self, mut kept: KeptLetter) -> Result<(), End> {
         let source = kept.letter.position.source.clone();
         if !kept.letter.reason.is_of_record() {
-            let hint = "it is about a row or a document, not a record: correct the template, the \
-                        model or the row; the row's next change tries again, as does \
-                        vectide run CONFIG --resnapshot SOURCE";
+            let hint = "it is about a row or a document, not a record: correct the row in its \
+                        source, and that change tries again; a corrected template or another model \
+                        needs a state of its own";
             self.report.refuse(&kept, &kept.letter.detail, hint);
             return Ok(());
         }

@@ -43,24 +43,7 @@ enum Command {
         connect: bool,
     },
     /// Print the changes of a source as they come, decoded; nothing is kept.
-    Tap {
-        /// The configuration.
-        config: PathBuf,
-        /// The source.
-        source: String,
-        /// Print what is there already, or only what comes from now on.
-        #[arg(long, value_enum, default_value_t = From::Start)]
-        from: From,
-        /// Stop after so many changes and dead letters.
-        #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-        count: Option<u64>,
-        /// Stop when everything that is there now is printed.
-        #[arg(long)]
-        until_caught_up: bool,
-        /// Print each as one JSON object a line, rows in full.
-        #[arg(long)]
-        json: bool,
-    },
+    Tap(TapArguments),
     /// Dead letters of a pipeline that does not run.
     Dlq {
         #[command(subcommand)]
@@ -108,6 +91,26 @@ enum Command {
         #[command(subcommand)]
         command: ModelCommand,
     },
+}
+
+#[derive(clap::Args)]
+struct TapArguments {
+    /// The configuration.
+    config: PathBuf,
+    /// The source.
+    source: String,
+    /// Print what is there already, or only what comes from now on.
+    #[arg(long, value_enum, default_value_t = From::Start)]
+    from: From,
+    /// Stop after so many changes and dead letters.
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// Stop when everything that is there now is printed.
+    #[arg(long)]
+    until_caught_up: bool,
+    /// Print each as one JSON object a line, rows in full.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Subcommand)]
@@ -224,6 +227,20 @@ fn mode(until_caught_up: bool) -> ReadMode {
     }
 }
 
+fn tap_source(arguments: &TapArguments) -> Result<(), Failure> {
+    let options = tap::TapOptions {
+        mode: mode(arguments.until_caught_up),
+        skips_present: matches!(arguments.from, From::Now),
+        count: arguments.count,
+        style: if arguments.json {
+            tap::Style::Json
+        } else {
+            tap::Style::Text
+        },
+    };
+    tap::tap(&arguments.config, &arguments.source, &options)
+}
+
 fn dead_letters(command: DlqCommand) -> Result<(), Failure> {
     match command {
         DlqCommand::List {
@@ -260,27 +277,7 @@ fn execute(command: Command) -> Result<(), Failure> {
             config,
             connect: true,
         } => validate::connect(&config),
-        Command::Tap {
-            config,
-            source,
-            from,
-            count,
-            until_caught_up,
-            json,
-        } => tap::tap(
-            &config,
-            &source,
-            &tap::TapOptions {
-                mode: mode(until_caught_up),
-                skips_present: matches!(from, From::Now),
-                count,
-                style: if json {
-                    tap::Style::Json
-                } else {
-                    tap::Style::Text
-                },
-            },
-        ),
+        Command::Tap(arguments) => tap_source(&arguments),
         Command::Dlq { command } => dead_letters(command),
         Command::Schema => validate::print_schema(),
         Command::Query {
