@@ -1,7 +1,7 @@
 //! A bad configuration is told whole: every fault with its line, what is allowed and the nearest
 //! name; exit status 78, and nothing is touched.
 
-use vectide_tests::vectide;
+use vectide_tests::{Running, call, free_port, vectide, write_config};
 
 const BAD: &str = r#"apiVersion: vectide/v1
 state: {dir: ./state}
@@ -71,4 +71,112 @@ fn the_shipped_schema_is_the_one_of_the_types() {
         printed == shipped,
         "run `make schema`: configs/vectide.schema.json is out of date"
     );
+}
+
+#[test]
+fn what_a_pipeline_needs_is_looked_at() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(
+        directory.path().join("log.jsonl"),
+        "{\"id\":1,\"text\":\"a\"}\n",
+    )
+    .unwrap();
+    let source = "{type: jsonl, path: log.jsonl, format: {type: change, key: id}, follow: true}";
+    let port = free_port();
+    let more = format!("server: {{listen: \"127.0.0.1:{port}\"}}\ndead_letters: {{dir: ./dead}}");
+    let config = write_config(directory.path(), "pipeline", source, &more);
+    let (status, told, complaints) = call(&["validate", "--connect"], &config, &[]);
+    assert_eq!(status, Some(0), "{told}{complaints}");
+    for line in [
+        "ok    state: folder",
+        "ok    indexes.pages: model hashing: built in",
+        "ok    dead_letters: folder",
+        "ok    sources.pages: log",
+        "ok    server: address",
+    ] {
+        assert!(told.contains(line), "{line} is missing in {told}");
+    }
+    let left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().collect();
+    assert_eq!(
+        left.len(),
+        2,
+        "only the log and the configuration are there: {left:?}"
+    );
+
+    // The pipeline that runs has the state and the port; a second one may have neither.
+    let running = Running::start(&config, port);
+    let gone = "{type: jsonl, path: gone.jsonl, format: {type: change, key: id}}";
+    let second = write_config(directory.path(), "second", gone, &more);
+    let (status, told, complaints) = call(&["validate", "--connect"], &second, &[]);
+    assert_eq!(status, Some(69), "{told}");
+    for (line, hint) in [
+        ("FAIL  state: folder", "end that process"),
+        ("FAIL  sources.pages: log", "name an existing file"),
+        ("FAIL  server: address", "server.listen"),
+    ] {
+        let found = told.lines().find(|it| it.starts_with(line));
+        assert!(
+            found.is_some_and(|it| it.contains(hint)),
+            "{line} {hint}: {told}"
+        );
+    }
+    assert!(complaints.contains("3 of 5 checks failed"), "{complaints}");
+    assert!(running.terminate());
+}
+
+#[test]
+fn a_broker_that_is_away_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let source = format!(
+        "{{type: kafka, brokers: \"127.0.0.1:{}\", topics: [pages], format: {{type: upsert}}}}",
+        free_port()
+    );
+    let more = format!(
+        "dead_letters: {{topic: dead, brokers: \"127.0.0.1:{}\"}}",
+        free_port()
+    );
+    let config = write_config(directory.path(), "pipeline", &source, &more);
+    let (status, told, _) = call(&["validate", "--connect"], &config, &[]);
+    assert_eq!(status, Some(69), "{told}");
+    for line in [
+        "FAIL  sources.pages: topic pages",
+        "FAIL  dead_letters: topic dead",
+    ] {
+        let found = told.lines().find(|it| it.starts_with(line));
+        assert!(
+            found.is_some_and(|it| it.contains("check `brokers`")),
+            "{line}: {told}"
+        );
+    }
+}
+
+#[test]
+fn one_place_takes_dead_letters() {
+    let directory = tempfile::tempdir().unwrap();
+    let source = "{type: jsonl, path: log.jsonl, format: {type: change, key: id}}";
+    for (section, complaint) in [
+        ("{dir: a, topic: b, brokers: \"c:1\"}", "exactly one field"),
+        ("{brokers: \"c:1\"}", "exactly one field"),
+        ("{topic: b}", "missing field `brokers`"),
+        ("{dir: a, brokers: \"c:1\"}", "brokers"),
+        ("{dri: a}", "did you mean `dir`"),
+        ("{keep: 0}", "keep"),
+        ("{dir: a, max_file: 2MiB, max_total: 1MiB}", "max_total"),
+    ] {
+        let more = format!("dead_letters: {section}");
+        let config = write_config(directory.path(), "pipeline", source, &more);
+        let (status, _, complaints) = call(&["validate"], &config, &[]);
+        assert_eq!(status, Some(78), "{section}: {complaints}");
+        assert!(complaints.contains(complaint), "{section}: {complaints}");
+    }
+    for section in [
+        "{keep: 5}",
+        "{dir: a, keep: 5}",
+        "{topic: b, brokers: \"c:1\"}",
+    ] {
+        let more = format!("dead_letters: {section}");
+        let config = write_config(directory.path(), "pipeline", source, &more);
+        let (status, _, complaints) = call(&["validate"], &config, &[]);
+        assert_eq!(status, Some(0), "{section}: {complaints}");
+    }
 }

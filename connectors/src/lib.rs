@@ -1,5 +1,5 @@
-//! The outside world as positioned changes: line logs, directories, Kafka,
-//! PostgreSQL.
+//! The outside world as positioned changes: line logs, directories, Kafka, PostgreSQL; and the places
+//! where dead letters are written.
 //!
 //! Every source implements the contract in `vectide-model` and keeps its configuration beside
 //! itself. Transport (how bytes arrive and where they stand) and envelope (what the bytes say) are
@@ -9,6 +9,7 @@
 //! documentation names as ignored; never anything else, and never twice after a clean commit.
 
 mod batch;
+pub mod dead_letters;
 pub mod envelope;
 pub mod files;
 pub mod jsonl;
@@ -19,6 +20,7 @@ pub mod registry;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+pub use dead_letters::{DirectoryConfig, TopicConfig};
 pub use files::FilesConfig;
 pub use jsonl::JsonlConfig;
 pub use kafka::KafkaConfig;

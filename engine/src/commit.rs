@@ -6,11 +6,11 @@
 
 use crate::budget::EpochBudget;
 use crate::dataflow::{IndexParts, ShardError};
-use crate::ingest::EpochMeta;
+use crate::ingest::{EpochMeta, SettledLetters};
 use crate::snapshot::{Published, Publisher};
 use crate::state::{
-    CommitRecord, DocumentRecord, IndexCounts, State, chunk_key, dead_letter_key, embedding_key,
-    encode, entity_key, head_key, segment_key, tombstone_key,
+    CommitRecord, DocumentRecord, IndexCounts, State, StoredLetter, chunk_key, dead_letter_key,
+    embedding_key, encode, entity_key, head_key, segment_key, tombstone_key,
 };
 use crate::telemetry;
 use crossbeam_channel::{Receiver, Sender, select};
@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use vectide_model::{
     Batch, ChunkedDocument, DeadLetter, Epoch, ShardCommit, StoreError, Table, VectorIndexRead,
 };
@@ -52,6 +52,17 @@ pub(crate) struct CommitPorts {
     pub(crate) totals: Arc<Totals>,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) embed_threads: usize,
+    pub(crate) letters: LetterPolicy,
+}
+
+/// How many dead letters the state keeps.
+#[derive(Clone)]
+pub(crate) struct LetterPolicy {
+    /// The oldest above so many go, in strokes of a sixteenth, so that not every commit removes.
+    pub(crate) keep: u64,
+    /// Where letters are written to another place: all before this number are durable there, and
+    /// no other goes.
+    pub(crate) exported: Option<Arc<AtomicU64>>,
 }
 
 /// Runs until all workers have finished.
@@ -146,11 +157,14 @@ impl Committer<'_> {
             let letters = meta.dead_letters.iter().cloned().map(Effect::DeadLetter);
             let effects = self.effects.remove(epoch).unwrap_or_default();
             transaction.apply(letters.chain(effects));
+            transaction.settle_letters(&meta.settled);
             transaction.record.epoch = *epoch;
             transaction.record.positions = meta.positions.clone();
             transaction.record.fingerprints = meta.fingerprints.clone();
+            transaction.record.resnapshots = meta.resnapshots.clone();
             costs.push((meta.input_bytes, transaction.embedding - before));
         }
+        transaction.trim_letters(&self.ports.letters)?;
         let done = transaction.finish()?;
         self.publish(done, &complete);
         let threads = self.ports.embed_threads.max(1) as u32;
@@ -195,7 +209,7 @@ impl Committer<'_> {
         let changes: usize = complete.values().map(|meta| meta.changed_at.len()).sum();
         totals.changes.fetch_add(changes as u64, Ordering::Relaxed);
         telemetry::committed(self.state, &done.embedded_by_index, &done.reused_by_index);
-        telemetry::dead_letters(&done.dead_letters);
+        telemetry::dead_letters(&done.dead_letters, done.dropped_letters);
         for meta in complete.values() {
             telemetry::sourced(self.state, &meta.source_records, &meta.changed_at);
         }
@@ -209,6 +223,7 @@ struct Done {
     embedded_by_index: BTreeMap<PlanIndex, u64>,
     reused_by_index: BTreeMap<PlanIndex, u64>,
     dead_letters: Vec<vectide_model::DeadLetterReason>,
+    dropped_letters: u64,
 }
 
 /// A transaction being put together.
@@ -225,6 +240,8 @@ struct Transaction<'a> {
     embedded: BTreeMap<PlanIndex, u64>,
     chunks_put: BTreeMap<PlanIndex, u64>,
     dead_letters: Vec<vectide_model::DeadLetterReason>,
+    settled_letters: BTreeSet<u64>,
+    dropped_letters: u64,
 }
 
 impl<'a> Transaction<'a> {
@@ -241,6 +258,8 @@ impl<'a> Transaction<'a> {
             embedded: BTreeMap::new(),
             chunks_put: BTreeMap::new(),
             dead_letters: Vec::new(),
+            settled_letters: BTreeSet::new(),
+            dropped_letters: 0,
         }
     }
 
@@ -347,18 +366,79 @@ impl<'a> Transaction<'a> {
     }
 
     fn put_dead_letter(&mut self, letter: &DeadLetter) {
-        self.batch.put(
-            Table::DeadLetters,
-            dead_letter_key(self.record.dead_letters),
-            encode(letter),
-        );
-        self.record.dead_letters += 1;
+        let stored = StoredLetter {
+            written_at: SystemTime::now(),
+            letter: letter.clone(),
+        };
+        let key = dead_letter_key(self.record.letters.written);
+        self.batch.put(Table::DeadLetters, key, encode(&stored));
+        self.record.letters.written += 1;
+        self.record.letters.held += 1;
         self.dead_letters.push(letter.reason);
         tracing::warn!(
             reason = letter.reason.as_str(), source = %letter.position.source,
             partition = %letter.position.partition, offset = letter.position.offset,
             key = letter.key.as_deref(), "dead letter: {}", letter.detail
         );
+    }
+
+    /// Removes the letters whose records became changes of this transaction, and writes down what
+    /// keeps the others out today.
+    fn settle_letters(&mut self, settled: &SettledLetters) {
+        for id in &settled.gone {
+            if self.settled_letters.insert(*id) {
+                self.batch.delete(Table::DeadLetters, dead_letter_key(*id));
+                self.record.letters.held -= 1;
+            }
+        }
+        for kept in &settled.rewritten {
+            let stored = StoredLetter {
+                written_at: kept.written_at,
+                letter: kept.letter.clone(),
+            };
+            let key = dead_letter_key(kept.id);
+            self.batch.put(Table::DeadLetters, key, encode(&stored));
+        }
+    }
+
+    /// Removes the oldest letters when there are too many, and tells it.
+    fn trim_letters(&mut self, policy: &LetterPolicy) -> Result<(), StoreError> {
+        let exported = policy.exported.as_ref();
+        let exported = exported.map(|exported| exported.load(Ordering::Acquire));
+        if let Some(exported) = exported {
+            self.record.letters.exported = exported;
+        }
+        let held = self.record.letters.held;
+        if held <= policy.keep + policy.keep / 16 {
+            return Ok(());
+        }
+        let may_go = |id: u64| exported.is_none_or(|exported| id < exported);
+        let read = self.state.snapshot();
+        for entry in read.scan(Table::DeadLetters, &[]) {
+            let (key, _) = entry?;
+            let id = key
+                .as_slice()
+                .try_into()
+                .map_or(u64::MAX, u64::from_be_bytes);
+            if self.record.letters.held <= policy.keep || !may_go(id) {
+                break;
+            }
+            if self.settled_letters.insert(id) {
+                self.batch.delete(Table::DeadLetters, key);
+                self.record.letters.held -= 1;
+                self.dropped_letters += 1;
+            }
+        }
+        self.record.letters.dropped += self.dropped_letters;
+        if self.dropped_letters > 0 {
+            tracing::warn!(
+                removed = self.dropped_letters,
+                keep = policy.keep,
+                exported = exported.is_some(),
+                "there are too many dead letters: the oldest left the state (dead_letters.keep)"
+            );
+        }
+        Ok(())
     }
 
     fn apply_shard(&mut self, index: PlanIndex, shard: u32, commit: &ShardCommit) {
@@ -413,6 +493,7 @@ impl<'a> Transaction<'a> {
             embedded_by_index: self.embedded,
             reused_by_index,
             dead_letters: self.dead_letters,
+            dropped_letters: self.dropped_letters,
         })
     }
 

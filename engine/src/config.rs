@@ -6,8 +6,10 @@
 //! Invariant: a configuration that loads has no fault that could have been seen without touching the
 //! outside world.
 
-use crate::plan::{Plan, PlannedDocuments, PlannedIndex, PlannedSource};
+use crate::dead_letters_section::{LoadedDeadLetters, describe};
+use crate::plan::{Plan, PlannedDeadLetters, PlannedDocuments, PlannedIndex, PlannedSource};
 use crate::registry::{AnyChunkerConfig, AnySourceConfig, Registry};
+use crate::replay::Redecoders;
 use schemars::{JsonSchema, schema_for};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -16,7 +18,10 @@ use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use vectide_config::{ConfigSchema, Document, Name, Report, TagTable};
-use vectide_model::{ComponentError, EmbedConfig, Embedder, OpenContext};
+use vectide_model::{
+    ComponentError, EmbedConfig, Embedder, OpenContext, Source, SourceError, SourceSink,
+    SourceStart,
+};
 use vectide_operators::{DocumentView, PlanIndex};
 use vectide_serve::ServerConfig;
 
@@ -46,6 +51,10 @@ pub struct PipelineConfig {
     /// What is searched, by name.
     #[schemars(extend("minProperties" = 1))]
     pub indexes: BTreeMap<Name, IndexConfig>,
+    /// What becomes of dead letters (records, rows and texts that can't be used): how many the state
+    /// keeps, and with `dir` or `topic` where each is written besides.
+    #[serde(default)]
+    pub dead_letters: Option<Value>,
     /// The query endpoint.
     #[serde(default)]
     pub server: ServerConfig,
@@ -98,10 +107,11 @@ fn one_shard() -> u32 {
 
 /// A configuration without faults.
 pub struct LoadedConfig {
-    config: PipelineConfig,
+    pub(crate) config: PipelineConfig,
     document: Document,
-    context: OpenContext,
-    sources: Vec<(Name, String, Box<dyn AnySourceConfig>)>,
+    pub(crate) context: OpenContext,
+    pub(crate) sources: Vec<(Name, String, Box<dyn AnySourceConfig>)>,
+    pub(crate) dead_letters: LoadedDeadLetters,
     views: Vec<(Name, Arc<DocumentView>)>,
     chunkers: Vec<(Name, Box<dyn AnyChunkerConfig>)>,
 }
@@ -117,7 +127,9 @@ fn config_schema(registry: &Registry) -> Result<ConfigSchema, vectide_config::Sc
     for chunker in &registry.chunkers {
         chunkers = chunkers.with(chunker.name, schema((chunker.schema)()))?;
     }
-    ConfigSchema::new(schema_for!(PipelineConfig))?
+    let mut root = schema_for!(PipelineConfig).to_value();
+    describe(&mut root, registry);
+    ConfigSchema::new(schema(root))?
         .tagged("sources.*", sources)?
         .tagged("indexes.*.chunk", chunkers)
 }
@@ -167,6 +179,7 @@ impl LoadedConfig {
         let chunkers = check.chunkers();
         check.embedders();
         check.server();
+        let dead_letters = LoadedDeadLetters::check(&document, &mut report, registry);
         if !report.is_empty() {
             return Err(report);
         }
@@ -182,6 +195,7 @@ impl LoadedConfig {
             document,
             context: OpenContext { config_dir },
             sources,
+            dead_letters,
             views,
             chunkers,
         })
@@ -197,12 +211,77 @@ impl LoadedConfig {
         self.context.config_dir.join(&self.config.state.dir)
     }
 
+    /// Makes one source ready to run, and nothing else.
+    ///
+    /// # Errors
+    /// When there is no such source, or it can't be opened.
+    pub fn open_source(self, name: &str) -> Result<Box<dyn Source>, Report> {
+        let mut report = Report::new(self.document.parse_report().file());
+        let known: Vec<String> = self.sources.iter().map(|it| it.0.to_string()).collect();
+        let mut sources = self.sources.into_iter();
+        let Some((_, _, config)) = sources.find(|(it, ..)| it.as_str() == name) else {
+            let fact = format!("there is no source `{name}`");
+            let problem = self.document.problem("sources", fact);
+            report.push(problem.allowed(known.join(" | ")));
+            return Err(report);
+        };
+        config.open(&self.context).map_err(|error| {
+            let section = format!("sources.{name}");
+            push(&self.document, &mut report, &section, &error);
+            report
+        })
+    }
+
+    /// Opens everything but the sources, whose dead letters are to be decoded again.
+    ///
+    /// # Errors
+    /// As [`LoadedConfig::open`].
+    pub fn open_for_replay(mut self, registry: &Registry) -> Result<(Plan, Redecoders), Report> {
+        let (mut sources, mut planned) = (BTreeMap::new(), Vec::new());
+        for (name, description, config) in std::mem::take(&mut self.sources) {
+            planned.push(PlannedSource {
+                name: name.as_str().into(),
+                description,
+                source: Box::new(NotRead),
+            });
+            sources.insert(name.to_string(), config);
+        }
+        let context = self.context.clone();
+        let redecoders = Redecoders { sources, context };
+        let report = Report::new(self.document.parse_report().file());
+        Ok((self.plan(registry, planned, report)?, redecoders))
+    }
+
     /// Opens everything: models are found or fetched, sources made ready.
     ///
     /// # Errors
     /// What can't be opened, with its place in the configuration.
-    pub fn open(self, registry: &Registry) -> Result<Plan, Report> {
+    pub fn open(mut self, registry: &Registry) -> Result<Plan, Report> {
         let mut report = Report::new(self.document.parse_report().file());
+        let mut sources = Vec::new();
+        for (name, description, config) in std::mem::take(&mut self.sources) {
+            match config.open(&self.context) {
+                Ok(source) => sources.push(PlannedSource {
+                    name: name.as_str().into(),
+                    description,
+                    source,
+                }),
+                Err(error) => {
+                    let section = format!("sources.{name}");
+                    push(&self.document, &mut report, &section, &error);
+                }
+            }
+        }
+        self.plan(registry, sources, report)
+    }
+
+    /// Opens what is left to open; `report` has the faults so far.
+    fn plan(
+        self,
+        registry: &Registry,
+        sources: Vec<PlannedSource>,
+        mut report: Report,
+    ) -> Result<Plan, Report> {
         let state_directory = self.state_directory();
         let indexes = open_indexes(
             &self.config,
@@ -211,27 +290,13 @@ impl LoadedConfig {
             &self.context,
             (&self.document, &mut report),
         );
-        let mut sources = Vec::new();
-        for (name, description, config) in self.sources {
-            match config.open(&self.context) {
-                Ok(source) => {
-                    let name = name.as_str().into();
-                    sources.push(PlannedSource {
-                        name,
-                        description,
-                        source,
-                    });
-                }
-                Err(error) => {
-                    push(
-                        &self.document,
-                        &mut report,
-                        &format!("sources.{name}"),
-                        &error,
-                    );
-                }
-            }
-        }
+        let dead_letters = self
+            .dead_letters
+            .open(&self.context)
+            .unwrap_or_else(|error| {
+                push(&self.document, &mut report, "dead_letters", &error);
+                PlannedDeadLetters::default()
+            });
         if !report.is_empty() {
             return Err(report);
         }
@@ -258,7 +323,17 @@ impl LoadedConfig {
             documents,
             indexes,
             index_factory: registry.index.clone(),
+            dead_letters,
         })
+    }
+}
+
+/// Stands for a source that is not read.
+struct NotRead;
+
+impl Source for NotRead {
+    fn run(self: Box<Self>, _: SourceStart, _: &mut dyn SourceSink) -> Result<(), SourceError> {
+        Ok(())
     }
 }
 
@@ -275,7 +350,12 @@ fn describe_view(config: &DocumentsConfig) -> String {
 }
 
 /// Puts a component's fault at its place.
-fn push(document: &Document, report: &mut Report, section: &str, error: &ComponentError) {
+pub(crate) fn push(
+    document: &Document,
+    report: &mut Report,
+    section: &str,
+    error: &ComponentError,
+) {
     let path = match error.field.as_str() {
         "" => section.to_owned(),
         field => format!("{section}.{field}"),

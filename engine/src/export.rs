@@ -3,13 +3,13 @@
 //! Invariant: it reads one snapshot of a state that no process writes.
 
 use crate::state::{
-    DirectoryLock, DocumentRecord, FjallStore, StateError, decode, entity_key, name_prefix,
+    DocumentRecord, StateError, decode, entity_key, kept_letter, name_prefix, open_at_rest,
     read_commit,
 };
 use serde::Serialize;
 use std::io::Write;
 use std::path::Path;
-use vectide_model::{DeadLetter, Position, Store, StoreError, StoreRead, Table};
+use vectide_model::{Position, Store, StoreError, StoreRead, Table};
 
 /// What to export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub enum ExportKind {
     Documents,
     /// `{"id","document","span","text","position"}` in the order of documents and texts.
     Chunks,
-    /// `{"reason","position","key","detail","raw"}` in the order in which they were written.
+    /// `{"id","reason","position","key","detail","raw"}` in the order in which they were written.
     DeadLetters,
 }
 
@@ -65,6 +65,7 @@ struct SpanLine {
 
 #[derive(Serialize)]
 struct DeadLetterLine<'a> {
+    id: u64,
     reason: &'a str,
     position: &'a Position,
     key: Option<&'a str>,
@@ -81,16 +82,7 @@ pub fn export(
     kind: ExportKind,
     out: &mut dyn Write,
 ) -> Result<(), ExportError> {
-    if !state_directory.join("store").exists() {
-        return Err(StateError::Unusable {
-            directory: state_directory.display().to_string(),
-            fact: "there is no state".into(),
-            hint: "run the pipeline first: vectide run CONFIG --until-caught-up".into(),
-        }
-        .into());
-    }
-    let _lock = DirectoryLock::take(state_directory)?;
-    let store = FjallStore::open(&state_directory.join("store"))?;
+    let (_lock, store) = open_at_rest(state_directory)?;
     let read = store.snapshot();
     if kind == ExportKind::DeadLetters {
         return dead_letters(&*read, out);
@@ -182,8 +174,11 @@ fn chunks(
 
 fn dead_letters(read: &dyn StoreRead, out: &mut dyn Write) -> Result<(), ExportError> {
     for entry in read.scan(Table::DeadLetters, &[]) {
-        let letter: DeadLetter = decode("a dead letter", &entry?.1)?;
+        let (key, value) = entry?;
+        let kept = kept_letter(&key, &value)?;
+        let letter = &kept.letter;
         let shown = DeadLetterLine {
+            id: kept.id,
             reason: letter.reason.as_str(),
             position: &letter.position,
             key: letter.key.as_deref(),

@@ -8,13 +8,16 @@
 //! which changes are in it and the ones before it; at most [`EPOCHS_IN_FLIGHT_MAX`] are on their way.
 
 use crate::budget::EpochBudget;
+use crate::state::CommitRecord;
 use crossbeam_channel::{Receiver, Select, Sender, TryRecvError};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 use timely::scheduling::SyncActivator;
 use vectide_model::{
-    Change, DeadLetter, Epoch, Positions, ReadMode, SourceBatch, SourceError, StopSignal,
+    Change, DeadLetter, Epoch, KeptLetter, Positions, ReadMode, SourceBatch, SourceError,
+    StopSignal,
 };
 use vectide_operators::{ClosedEpoch, PlanIndex, SourcedChange};
 
@@ -36,9 +39,71 @@ const IDLE_WAIT: Duration = Duration::from_millis(50);
 
 /// What a source's thread says.
 pub(crate) enum SourceEvent {
-    Batch(SourceBatch),
+    Batch(Delivery),
+    /// The source began anew and has stated all its rows again.
+    Restated,
     CaughtUp,
     Ended(Result<(), SourceError>),
+}
+
+/// A batch with what the engine has to say about it.
+#[derive(Default)]
+pub(crate) struct Delivery {
+    pub(crate) batch: SourceBatch,
+    /// For each change, whether it is the first of its key since the source began anew; those
+    /// missing at the end are not.
+    pub(crate) restates: Vec<bool>,
+    /// The changes were not read at their positions now, so the source's positions stay.
+    pub(crate) keeps_positions: bool,
+    /// Letters that the changes settle. Then the batch is not divisible.
+    pub(crate) settled: SettledLetters,
+}
+
+impl From<SourceBatch> for Delivery {
+    fn from(batch: SourceBatch) -> Self {
+        Self {
+            batch,
+            ..Self::default()
+        }
+    }
+}
+
+/// What became of dead letters that were replayed.
+#[derive(Default)]
+pub(crate) struct SettledLetters {
+    /// Their records could be used now.
+    pub(crate) gone: Vec<u64>,
+    /// Those that still can't be used, with the reason of today.
+    pub(crate) rewritten: Vec<KeptLetter>,
+}
+
+impl SettledLetters {
+    fn is_empty(&self) -> bool {
+        self.gone.is_empty() && self.rewritten.is_empty()
+    }
+
+    fn extend(&mut self, other: Self) {
+        self.gone.extend(other.gone);
+        self.rewritten.extend(other.rewritten);
+    }
+}
+
+/// Where reading goes on.
+pub(crate) struct Resumed {
+    pub(crate) positions: Positions,
+    pub(crate) fingerprints: Positions,
+    pub(crate) resnapshots: BTreeSet<Arc<str>>,
+}
+
+impl Resumed {
+    /// Where the last commit ended.
+    pub(crate) fn of(record: &CommitRecord) -> Self {
+        Self {
+            positions: record.positions.clone(),
+            fingerprints: record.fingerprints.clone(),
+            resnapshots: record.resnapshots.clone(),
+        }
+    }
 }
 
 /// What the commit has to know of an epoch besides its effects.
@@ -46,7 +111,10 @@ pub(crate) struct EpochMeta {
     pub(crate) epoch: Epoch,
     pub(crate) positions: Positions,
     pub(crate) fingerprints: Positions,
+    /// Sources that have not stated all their rows again by now.
+    pub(crate) resnapshots: BTreeSet<Arc<str>>,
     pub(crate) dead_letters: Vec<DeadLetter>,
+    pub(crate) settled: SettledLetters,
     pub(crate) changed_at: Vec<SystemTime>,
     pub(crate) input_bytes: u64,
     pub(crate) source_records: Vec<u64>,
@@ -83,14 +151,33 @@ struct Lane {
 /// A batch from which changes are being taken.
 struct Rest {
     changes: std::vec::IntoIter<Change>,
-    positions: std::collections::BTreeMap<Arc<str>, u64>,
+    restates: std::vec::IntoIter<bool>,
+    positions: BTreeMap<Arc<str>, u64>,
+    keeps_positions: bool,
     divisible: bool,
+}
+
+impl Rest {
+    /// Notes where reading goes on; says whether that is news, for a source may say again where it
+    /// stands, and that alone makes no epoch.
+    fn move_positions(&self, held: &mut BTreeMap<Arc<str>, u64>) -> bool {
+        let mut moved = false;
+        for (partition, after) in &self.positions {
+            moved |= held.insert(partition.clone(), *after) != Some(*after);
+        }
+        // Where changes are left, their partitions resume at the first of them.
+        for change in self.changes.as_slice().iter().rev() {
+            held.insert(change.position.partition.clone(), change.position.offset);
+        }
+        moved
+    }
 }
 
 /// The epoch that is being filled.
 struct Open {
     changes: Vec<SourcedChange>,
     dead_letters: Vec<DeadLetter>,
+    settled: SettledLetters,
     changed_at: Vec<SystemTime>,
     bytes: u64,
     source_records: Vec<u64>,
@@ -102,6 +189,7 @@ impl Open {
         Self {
             changes: Vec::new(),
             dead_letters: Vec::new(),
+            settled: SettledLetters::default(),
             changed_at: Vec::new(),
             bytes: 0,
             source_records: vec![0; sources],
@@ -113,22 +201,22 @@ impl Open {
         self.bytes >= budget_bytes || self.changes.len() >= EPOCH_CHANGES_MAX
     }
 
-    fn push(&mut self, source: PlanIndex, change: Change) {
+    fn push(&mut self, source: PlanIndex, change: Change, restates: bool) {
         let row_bytes = change.row.as_ref().map_or(0, |row| row.len());
         self.bytes += (row_bytes + change.key.len()) as u64;
         self.changed_at.push(change.changed_at);
         self.source_records[usize::from(source)] += 1;
-        self.changes.push(SourcedChange { source, change });
+        self.changes.push(SourcedChange {
+            source,
+            change,
+            restates,
+        });
         self.moved = true;
     }
 }
 
 /// Runs until all sources have ended, one fails, or the stop signal is set.
-pub(crate) fn run(
-    ports: IngestPorts,
-    first: Epoch,
-    (positions, fingerprints): (Positions, Positions),
-) -> Result<(), SourceError> {
+pub(crate) fn run(ports: IngestPorts, first: Epoch, resumed: Resumed) -> Result<(), SourceError> {
     let lanes = ports
         .sources
         .iter()
@@ -152,8 +240,7 @@ pub(crate) fn run(
         wake,
         lanes,
         open,
-        positions,
-        fingerprints,
+        resumed,
         next: first,
         turn: 0,
     }
@@ -165,8 +252,7 @@ struct Ingest {
     wake: SyncActivator,
     lanes: Vec<Lane>,
     open: Open,
-    positions: Positions,
-    fingerprints: Positions,
+    resumed: Resumed,
     /// Number of the open epoch.
     next: Epoch,
     /// Whose turn it is.
@@ -227,24 +313,10 @@ impl Ingest {
         let lane = &mut self.lanes[at];
         if lane.rest.is_none() {
             match lane.events.try_recv() {
-                Ok(SourceEvent::Batch(batch)) => {
-                    self.open.moved |= !batch.dead_letters.is_empty();
-                    self.open.dead_letters.extend(batch.dead_letters);
-                    if !batch.fingerprints.is_empty() {
-                        let held = self.fingerprints.entry(lane.name.clone()).or_default();
-                        held.extend(batch.fingerprints);
-                    }
-                    lane.rest = Some(Rest {
-                        changes: batch.changes.into_iter(),
-                        positions: batch.positions,
-                        divisible: batch.divisible,
-                    });
-                    if batch.split_transactions > 0 {
-                        tracing::warn!(
-                            source = %lane.name, split = batch.split_transactions,
-                            "a transaction was longer than its limit and becomes visible in parts"
-                        );
-                    }
+                Ok(SourceEvent::Batch(delivery)) => self.begin(at, delivery),
+                Ok(SourceEvent::Restated) => {
+                    self.open.moved |= self.resumed.resnapshots.remove(&lane.name);
+                    return Ok(true);
                 }
                 Ok(SourceEvent::CaughtUp) => {
                     lane.caught_up = true;
@@ -265,6 +337,37 @@ impl Ingest {
         Ok(true)
     }
 
+    /// Begins to take a batch: what is not a change belongs to the epoch that is open.
+    fn begin(&mut self, at: usize, delivery: Delivery) {
+        let lane = &mut self.lanes[at];
+        let Delivery {
+            batch,
+            restates,
+            keeps_positions,
+            settled,
+        } = delivery;
+        self.open.moved |= !batch.dead_letters.is_empty() || !settled.is_empty();
+        self.open.dead_letters.extend(batch.dead_letters);
+        self.open.settled.extend(settled);
+        if !batch.fingerprints.is_empty() {
+            let held = self.resumed.fingerprints.entry(lane.name.clone());
+            held.or_default().extend(batch.fingerprints);
+        }
+        lane.rest = Some(Rest {
+            changes: batch.changes.into_iter(),
+            restates: restates.into_iter(),
+            positions: batch.positions,
+            keeps_positions,
+            divisible: batch.divisible,
+        });
+        if batch.split_transactions > 0 {
+            tracing::warn!(
+                source = %lane.name, split = batch.split_transactions,
+                "a transaction was longer than its limit and becomes visible in parts"
+            );
+        }
+    }
+
     fn take_changes(&mut self, at: usize) {
         let budget = self.ports.budget.bytes();
         let lane = &mut self.lanes[at];
@@ -281,20 +384,14 @@ impl Ingest {
             let Some(change) = rest.changes.next() else {
                 break;
             };
-            self.open.push(lane.source, change);
+            let restates = rest.restates.next().unwrap_or(false);
+            self.open.push(lane.source, change, restates);
             taken += 1;
         }
-        let held = self.positions.entry(lane.name.clone()).or_default();
-        // A source may say again where it stands; that alone makes no epoch.
-        let mut moved = taken > 0;
-        for (partition, after) in &rest.positions {
-            moved |= held.insert(partition.clone(), *after) != Some(*after);
+        if !rest.keeps_positions {
+            let positions = self.resumed.positions.entry(lane.name.clone());
+            self.open.moved |= rest.move_positions(positions.or_default());
         }
-        // Where changes are left, their partitions resume at the first of them.
-        for change in rest.changes.as_slice().iter().rev() {
-            held.insert(change.position.partition.clone(), change.position.offset);
-        }
-        self.open.moved |= moved;
         if rest.changes.as_slice().is_empty() {
             lane.rest = None;
         }
@@ -320,9 +417,11 @@ impl Ingest {
         self.next += 1;
         let meta = EpochMeta {
             epoch,
-            positions: self.positions.clone(),
-            fingerprints: self.fingerprints.clone(),
+            positions: self.resumed.positions.clone(),
+            fingerprints: self.resumed.fingerprints.clone(),
+            resnapshots: self.resumed.resnapshots.clone(),
             dead_letters: open.dead_letters,
+            settled: open.settled,
             changed_at: open.changed_at,
             input_bytes: open.bytes,
             source_records: open.source_records,

@@ -4,28 +4,42 @@
 //! positions at that epoch would give.
 
 mod budget;
+mod checks;
 mod commit;
 mod config;
 mod dataflow;
+mod dead_letters;
+mod dead_letters_section;
 mod export;
 mod ingest;
+mod letter_export;
 mod pipeline;
 mod plan;
 mod registry;
+mod replay;
+mod resnapshot;
 mod service;
 mod snapshot;
+mod sources;
+mod start;
 mod state;
 mod telemetry;
 
+pub use checks::{ConnectionChecks, SectionCheck};
 pub use config::{
     ApiVersion, DocumentsConfig, IndexConfig, LoadedConfig, PipelineConfig, StateConfig,
     editor_schema,
 };
 pub use dataflow::ShardError;
+pub use dead_letters::{DeadLetterCounts, DeadLetters, LetterSelection};
+pub use dead_letters_section::DeadLettersConfig;
 pub use export::{ExportError, ExportKind, export};
 pub use pipeline::{Pipeline, PipelineError, Progress, RunReport};
-pub use plan::{Plan, PlannedDocuments, PlannedIndex, PlannedSource};
+pub use plan::{Plan, PlannedDeadLetters, PlannedDocuments, PlannedIndex, PlannedSource};
 pub use registry::{
-    AnyChunkerConfig, AnySourceConfig, ChunkerType, EmbedderType, Registry, SourceType,
+    AnyChunkerConfig, AnyDeadLetterSinkConfig, AnySourceConfig, ChunkerType, DeadLetterSinkType,
+    EmbedderType, Registry, SourceType,
 };
+pub use replay::{Redecoders, Refusal, ReplayReport, replay};
+pub use start::StartOptions;
 pub use state::StateError;

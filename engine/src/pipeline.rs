@@ -13,24 +13,23 @@
 use crate::budget::EpochBudget;
 use crate::commit::{self, CommitPorts, Totals};
 use crate::dataflow::{self, Parts, ShardError};
-use crate::ingest::{self, IngestPorts, SOURCE_QUEUE_BATCHES, SourceEvent};
-use crate::plan::{Plan, PlannedIndex, PlannedSource};
+use crate::ingest::{self, IngestPorts, Resumed};
+use crate::letter_export::{self, ExportEnd, LetterExport};
+use crate::plan::{Plan, PlannedIndex};
 use crate::service::Service;
 use crate::snapshot::Publisher;
+use crate::start::{Feeders, StartOptions, begin_resnapshots};
 use crate::state::{State, StateError};
 use crate::telemetry;
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{bounded, unbounded};
 use serde::Serialize;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Once};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use vectide_model::{
-    Embedder, Epoch, QueryService, ReadMode, SourceBatch, SourceError, SourceSink, SourceStart,
-    StopSignal, Stopped, StoreError,
-};
-use vectide_operators::{CommittedState, EmbedPool, Feed};
+use vectide_model::{Embedder, Epoch, QueryService, ReadMode, SourceError, StopSignal, StoreError};
+use vectide_operators::{CommittedState, EmbedHandle, EmbedPool, Feed};
 
 /// How often histograms are folded when nobody scrapes the metrics.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
@@ -50,12 +49,29 @@ pub enum PipelineError {
     /// A source.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// A source that is to be read anew is not there.
+    #[error("there is no source `{name}`\nhint: the configuration has {known}")]
+    NoSuchSource {
+        /// The name.
+        name: String,
+        /// The sources there are.
+        known: String,
+    },
+    /// Dead letters could not be written to the place that is configured for them.
+    #[error("{0}")]
+    DeadLetters(String),
     /// A thread could not be started.
     #[error("a thread could not be started: {0}")]
     Thread(#[from] io::Error),
     /// The dataflow could not be started.
     #[error("the dataflow could not be started: {0}")]
     Dataflow(String),
+}
+
+impl From<ExportEnd> for PipelineError {
+    fn from(end: ExportEnd) -> Self {
+        Self::DeadLetters(end.to_string())
+    }
 }
 
 /// What a run did, as `vectide run --until-caught-up` prints it.
@@ -104,6 +120,7 @@ pub struct Pipeline {
     sources: Vec<JoinHandle<()>>,
     workers: timely::communication::WorkerGuards<()>,
     embedders: Vec<EmbedPool>,
+    export: Option<LetterExport>,
     upkeep: (StopSignal, JoinHandle<()>),
 }
 
@@ -124,7 +141,8 @@ fn abort_on_engine_panic() {
     });
 }
 
-fn spawn<T: Send + 'static>(
+/// Starts one of the pipeline's own threads.
+pub(crate) fn spawn<T: Send + 'static>(
     name: &str,
     body: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<JoinHandle<T>> {
@@ -134,10 +152,10 @@ fn spawn<T: Send + 'static>(
 }
 
 /// One pool of threads for each model, shared by the indexes that use it.
-fn start_embedders(indexes: &[PlannedIndex]) -> io::Result<(Vec<EmbedPool>, Vec<usize>)> {
+fn start_embedders(indexes: &[PlannedIndex]) -> io::Result<(Vec<EmbedPool>, Vec<EmbedHandle>)> {
     let mut pools: Vec<EmbedPool> = Vec::new();
     let mut known: Vec<&Arc<dyn Embedder>> = Vec::new();
-    let mut pool_of = Vec::new();
+    let mut pool_of: Vec<usize> = Vec::new();
     for index in indexes {
         let same = |it: &&Arc<dyn Embedder>| Arc::ptr_eq(it, &index.embedder);
         match known.iter().position(same) {
@@ -149,58 +167,8 @@ fn start_embedders(indexes: &[PlannedIndex]) -> io::Result<(Vec<EmbedPool>, Vec<
             }
         }
     }
-    Ok((pools, pool_of))
-}
-
-/// A source's end of its channel.
-struct ChannelSink {
-    events: Sender<SourceEvent>,
-    stop: StopSignal,
-}
-
-impl SourceSink for ChannelSink {
-    fn send(&mut self, batch: SourceBatch) -> Result<(), Stopped> {
-        if self.stop.is_stopped() {
-            return Err(Stopped);
-        }
-        self.events
-            .send(SourceEvent::Batch(batch))
-            .map_err(|_| Stopped)
-    }
-
-    fn caught_up(&mut self) {
-        // Nobody listens only when the pipeline is ending.
-        let _ = self.events.send(SourceEvent::CaughtUp);
-    }
-}
-
-fn start_source(
-    planned: PlannedSource,
-    state: &Arc<State>,
-    mode: ReadMode,
-    stop: &StopSignal,
-) -> io::Result<(Receiver<SourceEvent>, JoinHandle<()>)> {
-    let (events, receiver) = bounded(SOURCE_QUEUE_BATCHES);
-    let PlannedSource { name, source, .. } = planned;
-    let record = state.record();
-    let start = SourceStart {
-        name: name.clone(),
-        positions: record.positions.get(&name).cloned().unwrap_or_default(),
-        fingerprints: record.fingerprints.get(&name).cloned().unwrap_or_default(),
-        held: state.held_rows(name.clone()),
-        mode,
-        is_trial: false,
-        stop: stop.clone(),
-    };
-    let mut sink = ChannelSink {
-        events,
-        stop: stop.clone(),
-    };
-    let thread = spawn(&format!("source-{name}"), move || {
-        let result = source.run(start, &mut sink);
-        let _ = sink.events.send(SourceEvent::Ended(result));
-    })?;
-    Ok((receiver, thread))
+    let handles = pool_of.iter().map(|pool| pools[*pool].handle()).collect();
+    Ok((pools, handles))
 }
 
 impl Pipeline {
@@ -208,20 +176,30 @@ impl Pipeline {
     ///
     /// # Errors
     /// When the state, a shard or a thread can't be had.
-    pub fn start(mut plan: Plan, mode: ReadMode) -> Result<Self, PipelineError> {
+    pub fn start(plan: Plan, mode: ReadMode) -> Result<Self, PipelineError> {
+        Self::start_with(plan, StartOptions::of(mode))
+    }
+
+    /// Opens the state, publishes what is in it and starts reading.
+    ///
+    /// # Errors
+    /// As [`Pipeline::start`], and when a source that is to be read anew is not there.
+    pub fn start_with(mut plan: Plan, options: StartOptions) -> Result<Self, PipelineError> {
+        let StartOptions {
+            mode,
+            resnapshot,
+            input,
+        } = options;
         abort_on_engine_panic();
         telemetry::install();
         let started = Instant::now();
         let (names, fingerprint) = (plan.names(), plan.fingerprint());
         let state = Arc::new(State::open(&plan.state_directory, names, &fingerprint)?);
+        begin_resnapshots(&state, &resnapshot)?;
         let stop = StopSignal::new();
         let caught_up_at = Arc::new(AtomicU64::new(Epoch::MAX));
         let publisher = Arc::new(Publisher::default());
-        let (embedders, pool_of) = start_embedders(&plan.indexes)?;
-        let handles = pool_of
-            .iter()
-            .map(|pool| embedders[*pool].handle())
-            .collect();
+        let (embedders, handles) = start_embedders(&plan.indexes)?;
 
         let (epoch_sender, epochs) = unbounded();
         let (wake_sender, wake) = bounded(1);
@@ -237,6 +215,8 @@ impl Pipeline {
 
         let budget = Arc::new(EpochBudget::new());
         let totals = Arc::new(Totals::default());
+        let letters = std::mem::take(&mut plan.dead_letters);
+        let (letters, export) = letter_export::start(letters, &state, &stop)?;
         let bulk_threads = |index: &PlannedIndex| index.embedder.bulk_threads();
         let commit_ports = CommitPorts {
             metas,
@@ -247,19 +227,14 @@ impl Pipeline {
             totals: totals.clone(),
             publisher: publisher.clone(),
             embed_threads: plan.indexes.iter().map(bulk_threads).max().unwrap_or(1),
+            letters,
         };
         let commit_state = state.clone();
         let commit = spawn("commit", move || commit::run(&commit_state, commit_ports))?;
         let workers = start_workers(parts, plan.workers)?;
 
-        let mut sources = Vec::new();
-        let mut lanes = Vec::new();
-        for planned in std::mem::take(&mut plan.sources) {
-            let name = planned.name.clone();
-            let (events, thread) = start_source(planned, &state, mode, &stop)?;
-            sources.push(thread);
-            lanes.push((name, events));
-        }
+        let planned = std::mem::take(&mut plan.sources);
+        let Feeders { lanes, threads } = Feeders::start(planned, &state, (mode, input), &stop)?;
         let asked = state.clone();
         let ports = IngestPorts {
             sources: lanes,
@@ -273,8 +248,7 @@ impl Pipeline {
             mode,
             stop: stop.clone(),
         };
-        let (first, record) = (state.epoch() + 1, state.record());
-        let resumed = (record.positions.clone(), record.fingerprints.clone());
+        let (first, resumed) = (state.epoch() + 1, Resumed::of(&state.record()));
         let ingest = spawn("ingest", move || ingest::run(ports, first, resumed))?;
         let service = Service::new(publisher, state.names(), plan.indexes, caught_up_at);
         let upkeep = start_upkeep()?;
@@ -286,9 +260,10 @@ impl Pipeline {
             started,
             ingest,
             commit,
-            sources,
+            sources: threads,
             workers,
             embedders,
+            export,
             upkeep,
         })
     }
@@ -296,6 +271,10 @@ impl Pipeline {
     /// What answers queries.
     pub fn service(&self) -> Arc<dyn QueryService> {
         self.service.clone()
+    }
+
+    pub(crate) fn state(&self) -> Arc<State> {
+        self.state.clone()
     }
 
     /// Set it to end the pipeline: what is read is finished and committed, nothing more is read.
@@ -327,8 +306,10 @@ impl Pipeline {
         drop(self.embedders);
         self.upkeep.0.stop();
         join(self.upkeep.1);
+        let exported = self.export.map(|export| export.finish(&self.state));
         committed?;
         read?;
+        exported.transpose()?;
         let done = progress(&self.state, &self.totals);
         Ok(RunReport {
             documents: done.documents,
@@ -355,7 +336,7 @@ fn progress(state: &State, totals: &Totals) -> Progress {
 }
 
 /// Waits for a thread; a panic in it has aborted the process already.
-fn join<T>(thread: JoinHandle<T>) -> T {
+pub(crate) fn join<T>(thread: JoinHandle<T>) -> T {
     match thread.join() {
         Ok(result) => result,
         Err(panic) => std::panic::resume_unwind(panic),

@@ -3,9 +3,10 @@
 //! Invariant: parts are numbered in the order of their names, and refer to each other by number.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
-use vectide_model::{Chunker, Embedder, Source, VectorIndexFactory, stable_hash};
+use vectide_model::{Chunker, DeadLetterSink, Embedder, Source, VectorIndexFactory, stable_hash};
 use vectide_operators::{DocumentView, PlanIndex};
 
 use crate::state::Names;
@@ -24,6 +25,29 @@ pub struct Plan {
     pub indexes: Vec<PlannedIndex>,
     /// Opens shards.
     pub index_factory: Arc<dyn VectorIndexFactory>,
+    /// Where dead letters go.
+    pub dead_letters: PlannedDeadLetters,
+}
+
+/// Where dead letters go.
+pub struct PlannedDeadLetters {
+    /// How many the state keeps.
+    pub keep: NonZeroU64,
+    /// Where they are written besides.
+    pub sink: Option<Box<dyn DeadLetterSink>>,
+}
+
+/// Letters the state keeps without being told: weeks of a few hundred an hour; with records of
+/// 1 KiB 100 MB.
+const LETTERS_KEPT: NonZeroU64 = NonZeroU64::new(100_000).expect("not zero");
+
+impl Default for PlannedDeadLetters {
+    fn default() -> Self {
+        Self {
+            keep: LETTERS_KEPT,
+            sink: None,
+        }
+    }
 }
 
 /// A source.

@@ -3,8 +3,9 @@
 use serde_json::Value;
 use std::sync::Arc;
 use vectide_model::{
-    Chunker, ChunkerConfig, ComponentError, ConnectionCheck, OpenContext, OpenEmbedder, Redecoder,
-    Source, SourceConfig, TokenCounter, VectorIndexFactory,
+    Chunker, ChunkerConfig, ComponentError, ConnectionCheck, DeadLetterSink, DeadLetterSinkConfig,
+    EmbedConfig, OpenContext, OpenEmbedder, Redecoder, Source, SourceConfig, TokenCounter,
+    VectorIndexFactory,
 };
 
 /// All components, by the names that configurations use.
@@ -15,6 +16,8 @@ pub struct Registry {
     pub chunkers: Vec<ChunkerType>,
     /// Embedding models.
     pub embedders: Vec<EmbedderType>,
+    /// Places for dead letters, by the field that chooses each.
+    pub dead_letter_sinks: Vec<DeadLetterSinkType>,
     /// The vector index.
     pub index: Arc<dyn VectorIndexFactory>,
 }
@@ -104,6 +107,63 @@ pub struct EmbedderType {
     pub name: &'static str,
     /// Opens it.
     pub open: OpenEmbedder,
+    /// Says where its files are, without reading all of them and without fetching any.
+    pub locate: fn(&EmbedConfig, &OpenContext) -> Result<String, ComponentError>,
+}
+
+/// The configuration of a place for dead letters, its type forgotten.
+pub trait AnyDeadLetterSinkConfig: Send + Sync {
+    /// All faults that can be seen in the configuration alone.
+    fn check(&self) -> Vec<ComponentError>;
+    /// Makes it ready.
+    ///
+    /// # Errors
+    /// When it can't work as configured.
+    fn open(
+        self: Box<Self>,
+        context: &OpenContext,
+    ) -> Result<Box<dyn DeadLetterSink>, ComponentError>;
+    /// Looks whether letters could be written.
+    fn check_connection(&self, context: &OpenContext) -> Vec<ConnectionCheck>;
+}
+
+impl<C: DeadLetterSinkConfig> AnyDeadLetterSinkConfig for C {
+    fn check(&self) -> Vec<ComponentError> {
+        DeadLetterSinkConfig::check(self)
+    }
+    fn open(
+        self: Box<Self>,
+        context: &OpenContext,
+    ) -> Result<Box<dyn DeadLetterSink>, ComponentError> {
+        DeadLetterSinkConfig::open(*self, context)
+    }
+    fn check_connection(&self, context: &OpenContext) -> Vec<ConnectionCheck> {
+        DeadLetterSinkConfig::check_connection(self, context)
+    }
+}
+
+/// A kind of place for dead letters.
+pub struct DeadLetterSinkType {
+    /// The field that chooses it.
+    pub field: &'static str,
+    /// JSON Schema of its configuration.
+    pub schema: fn() -> Value,
+    /// Reads its configuration.
+    pub parse: fn(Value) -> Result<Box<dyn AnyDeadLetterSinkConfig>, String>,
+}
+
+impl DeadLetterSinkType {
+    /// The kind with this configuration.
+    pub fn of<C: DeadLetterSinkConfig>() -> Self {
+        Self {
+            field: C::FIELD,
+            schema: schema_of::<C>,
+            parse: |value| match serde_json::from_value::<C>(value) {
+                Ok(config) => Ok(Box::new(config)),
+                Err(error) => Err(error.to_string()),
+            },
+        }
+    }
 }
 
 fn schema_of<C: schemars::JsonSchema>() -> Value {

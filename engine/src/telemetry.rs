@@ -54,6 +54,11 @@ fn describe() {
         "vectide_dead_letters_total",
         "Records that could not be used, by reason"
     );
+    describe_counter!(
+        "vectide_dead_letters_dropped_total",
+        "Dead letters that left the state because there were too many"
+    );
+    describe_gauge!("vectide_dead_letters_held", "Dead letters in the state");
     describe_histogram!(
         "vectide_freshness_seconds",
         "From a change to its being queryable"
@@ -73,6 +78,7 @@ pub(crate) fn committed(
 ) {
     let record = state.record();
     gauge!("vectide_epoch").set(record.epoch as f64);
+    gauge!("vectide_dead_letters_held").set(record.letters.held as f64);
     for (name, counts) in &record.indexes {
         gauge!("vectide_documents", "index" => name.clone()).set(counts.documents as f64);
         gauge!("vectide_chunks", "index" => name.clone()).set(counts.chunks as f64);
@@ -99,8 +105,9 @@ pub(crate) fn sourced(state: &State, records: &[u64], changed_at: &[SystemTime])
     }
 }
 
-/// Counts dead letters.
-pub(crate) fn dead_letters(reasons: &[DeadLetterReason]) {
+/// Counts dead letters, and those that had to leave the state.
+pub(crate) fn dead_letters(reasons: &[DeadLetterReason], dropped: u64) {
+    counter!("vectide_dead_letters_dropped_total").increment(dropped);
     for reason in reasons {
         counter!("vectide_dead_letters_total", "reason" => reason.as_str()).increment(1);
     }

@@ -258,7 +258,7 @@ impl WaitingRoom {
                     .or_insert_with(|| (capability, Vec::new(), 0, Duration::ZERO));
                 match &vector {
                     Ok(vector) => entry.1.extend(self.put(&item, vector.clone())),
-                    Err(error) => entry.1.push(self.refuse(&item, &error.0)),
+                    Err(error) => entry.1.extend(self.refuse(&item, &error.0)),
                 }
                 if first && let Ok(vector) = &vector {
                     first = false;
@@ -291,15 +291,19 @@ impl WaitingRoom {
         })
     }
 
-    fn refuse(&self, item: &ChunkItem, error: &str) -> Embedded {
+    /// The chunk stays part of its document, so that it is counted and removed like any other, but
+    /// no question finds it; it is not remembered, so the next document with this text tries again.
+    fn refuse(&self, item: &ChunkItem, error: &str) -> [Embedded; 3] {
         let detail = format!("chunk {} can't be embedded: {error}", item.id);
         let raw = item.text.as_str().as_bytes();
-        Embedded::Effect(Effect::DeadLetter(DeadLetter::new(
+        let letter = DeadLetter::new(
             DeadLetterReason::Embed,
             item.position.clone(),
             Some(item.document.clone()),
             detail,
             raw,
-        )))
+        );
+        let [put, vector] = self.put(item, self.stage.embedder.nothing());
+        [put, vector, Embedded::Effect(Effect::DeadLetter(letter))]
     }
 }

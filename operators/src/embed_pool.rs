@@ -44,6 +44,7 @@ pub(crate) struct Reply {
 /// Threads that embed for all workers of the process. Dropping it ends them after their last call.
 pub struct EmbedPool {
     tickets: Option<Sender<Ticket>>,
+    dimension: usize,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -64,6 +65,7 @@ impl EmbedPool {
             .collect::<Result<_, _>>()?;
         Ok(Self {
             tickets: Some(tickets),
+            dimension: embedder.identity().dimension,
             threads,
         })
     }
@@ -72,6 +74,7 @@ impl EmbedPool {
     pub fn handle(&self) -> EmbedHandle {
         EmbedHandle {
             tickets: self.tickets.clone(),
+            dimension: self.dimension,
         }
     }
 }
@@ -90,9 +93,15 @@ impl Drop for EmbedPool {
 #[derive(Clone)]
 pub struct EmbedHandle {
     tickets: Option<Sender<Ticket>>,
+    dimension: usize,
 }
 
 impl EmbedHandle {
+    /// Stands for the vector of a text that can't be embedded: similar to nothing.
+    pub(crate) fn nothing(&self) -> Embedding {
+        quantize(&vec![0.0; self.dimension])
+    }
+
     pub(crate) fn send(&self, ticket: Ticket) {
         if let Some(tickets) = &self.tickets {
             // Only fails when the pool has ended, and then so does the process.

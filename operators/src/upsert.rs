@@ -7,6 +7,9 @@
 //! A change that leaves out what did not change is completed from the row before it; where there is
 //! none it is a dead letter, and the key stays as it was.
 //!
+//! A source that begins anew states its rows again, from positions that may be lower than those held.
+//! The first change of each key since then (`restates`) meets no row: it counts as if the key were new.
+//!
 //! Invariant: how changes fall into epochs never changes the rows after the last one. Within a
 //! partition the greater offset wins, also across epochs; between partitions, the later arrival.
 
@@ -31,6 +34,9 @@ pub struct SourcedChange {
     pub source: PlanIndex,
     /// The change.
     pub change: Change,
+    /// Whether it is the first of its key since its source began anew: then whatever row is held
+    /// is from before that, neither newer than the change nor fit to complete it.
+    pub restates: bool,
 }
 
 /// What an epoch did to one row.
@@ -56,6 +62,7 @@ struct Step {
     position: Position,
     row: Option<Row>,
     unchanged_fields: Vec<Arc<str>>,
+    restates: bool,
 }
 
 impl Step {
@@ -127,11 +134,15 @@ fn add_step(steps: &mut FxHashMap<RowKey, Steps>, sourced: SourcedChange) {
         position,
         row,
         unchanged_fields,
+        restates: sourced.restates,
     };
     let of_key = steps.entry((sourced.source, key)).or_default();
     match of_key.last_mut() {
         Some(last) if is_stale(&step.position, &last.position) => {}
-        Some(last) if step.is_whole() && last.is_whole() => *last = step,
+        Some(last) if step.is_whole() && last.is_whole() => {
+            let restates = last.restates || step.restates;
+            *last = Step { restates, ..step };
+        }
         _ => of_key.push(step),
     }
 }
@@ -160,6 +171,9 @@ impl Rows {
             };
             let mut new = old.clone();
             for step in steps {
+                if step.restates {
+                    new = None;
+                }
                 match apply_step(&row_key.1, new.as_ref(), step) {
                     Ok(Some(row)) => new = row,
                     Ok(None) => {}
@@ -192,6 +206,7 @@ fn apply_step(
         position,
         row,
         unchanged_fields,
+        ..
     } = step;
     if held.is_some_and(|held| is_stale(&position, &held.position)) {
         return Ok(None);

@@ -8,5 +8,5 @@ pub mod process;
 pub mod scripted;
 
 pub use data::{data_directory, read_lines};
-pub use process::{Running, free_port, run_to_end, vectide, vectide_binary};
+pub use process::{Running, call, free_port, run_to_end, vectide, vectide_binary, write_config};
 pub use scripted::{Changes, Script, ScriptedPipeline};

@@ -40,6 +40,45 @@ pub fn run_to_end(config: &Path) -> serde_json::Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 
+/// Runs the binary with a configuration after `command` and `rest` after that: exit status, standard
+/// output and error.
+pub fn call(command: &[&str], config: &Path, rest: &[&str]) -> (Option<i32>, String, String) {
+    let output = output(vectide(command).arg(config).args(rest));
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    let (told, complaints) = (text(output.stdout), text(output.stderr));
+    (output.status.code(), told, complaints)
+}
+
+/// Writes `NAME.yaml` with one source `pages`, documents of its rows' `text`, an index of feature
+/// hashes, and `more` sections. Its state is the folder `state` beside it.
+pub fn write_config(directory: &Path, name: &str, source: &str, more: &str) -> PathBuf {
+    let path = directory.join(format!("{name}.yaml"));
+    let server = if more.contains("server:") {
+        ""
+    } else {
+        "server: {listen: \"127.0.0.1:0\"}"
+    };
+    let yaml = format!(
+        r#"
+apiVersion: vectide/v1
+state: {{dir: ./state}}
+sources:
+  pages: {source}
+documents:
+  pages: {{from: pages, text: "{{{{ text }}}}"}}
+indexes:
+  pages:
+    from: pages
+    chunk: {{type: structured}}
+    embed: {{model: hashing}}
+{server}
+{more}
+"#
+    );
+    std::fs::write(&path, yaml).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+    path
+}
+
 fn output(command: &mut Command) -> Output {
     command
         .output()
@@ -56,8 +95,14 @@ pub struct Running {
 impl Running {
     /// Starts a configuration that listens on `port`, and waits until it answers.
     pub fn start(config: &Path, port: u16) -> Self {
+        Self::start_with(config, port, &[])
+    }
+
+    /// Starts a configuration with more arguments, and waits until it answers.
+    pub fn start_with(config: &Path, port: u16, arguments: &[&str]) -> Self {
         let mut command = vectide(&["run"]);
-        let child = command.arg(config).stdout(Stdio::null()).spawn();
+        let command = command.arg(config).args(arguments);
+        let child = command.stdout(Stdio::null()).spawn();
         let child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let mut running = Self {
             child,

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use vectide_engine::{Pipeline, Plan, PlannedDocuments, PlannedIndex, PlannedSource, RunReport};
+use vectide_engine::{
+    Pipeline, Plan, PlannedDeadLetters, PlannedDocuments, PlannedIndex, PlannedSource, RunReport,
+    StartOptions,
+};
 use vectide_model::{
     Change, EmbedConfig, Embedder, OpenContext, Position, ReadMode, Source, SourceBatch,
     SourceError, SourceSink, SourceStart,
@@ -67,7 +70,8 @@ impl Source for Script {
 
 /// A pipeline over a script: documents are the texts, chunked, embedded by feature hashing.
 pub struct ScriptedPipeline {
-    embedder: Arc<dyn Embedder>,
+    /// What embeds; a test may put its own around it.
+    pub embedder: Arc<dyn Embedder>,
     /// Timely workers.
     pub workers: usize,
     /// Shards of the index.
@@ -129,6 +133,7 @@ impl ScriptedPipeline {
             documents: Vec::new(),
             indexes: Vec::new(),
             index_factory: registry.index.clone(),
+            dead_letters: PlannedDeadLetters::default(),
         };
         for (number, (name, source)) in scripts.into_iter().enumerate() {
             let name: Arc<str> = name.into();
@@ -166,7 +171,19 @@ impl ScriptedPipeline {
 
     /// Runs one script to its end.
     pub fn run(&self, directory: &Path, script: Script) -> RunReport {
-        let pipeline = self.start(directory, script, ReadMode::UntilCaughtUp);
+        let options = StartOptions::of(ReadMode::UntilCaughtUp);
+        self.run_source(directory, Box::new(script), options)
+    }
+
+    /// Runs a source to its end, as the source and index `pages`.
+    pub fn run_source(
+        &self,
+        directory: &Path,
+        source: Box<dyn Source>,
+        options: StartOptions,
+    ) -> RunReport {
+        let plan = self.plan(directory, vec![("pages", source)]);
+        let pipeline = Pipeline::start_with(plan, options).unwrap_or_else(|e| panic!("{e}"));
         while !pipeline.is_finished() {
             std::thread::sleep(Duration::from_millis(1));
         }

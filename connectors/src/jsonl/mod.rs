@@ -71,9 +71,11 @@ impl Source for JsonlSource {
             Err(End::PositionLost(detail)) => Err(SourceError::PositionLost {
                 source_name: start.name.to_string(),
                 detail: format!("{}: {detail}", self.file.path.display()),
-                hint: "a log may only grow; bring the old file back, or remove the state folder \
-                       and read the new file from its start"
-                    .into(),
+                hint: format!(
+                    "a log may only grow; bring the old file back, or read this one from its start \
+                     and keep what is unchanged: vectide run CONFIG --resnapshot {}",
+                    start.name
+                ),
             }),
         }
     }

@@ -50,6 +50,11 @@ mod verify;
 
 pub use config::{KafkaConfig, TransactionsConfig};
 
+/// Whether a configuration may set a property of the Kafka client.
+pub(crate) fn is_client_property_allowed(name: &str) -> bool {
+    properties::ALLOWED.contains(&name)
+}
+
 use connection::Connection;
 use fingerprint::RecordPrint;
 use housekeeping::{Housekeeping, Shared};

@@ -14,6 +14,9 @@ pub struct Failure {
 /// Exit status of a bad configuration (`EX_CONFIG` of sysexits.h).
 pub const BAD_CONFIG: u8 = 78;
 
+/// Exit status when something in the outside world is not there (`EX_UNAVAILABLE`).
+pub const UNAVAILABLE: u8 = 69;
+
 impl Failure {
     /// A failure with the exit status 1.
     pub fn new(message: impl ToString) -> Self {

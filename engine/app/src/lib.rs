@@ -1,5 +1,6 @@
 //! The `vectide` command, as a library so that tests, benchmarks and the demo run the same code.
 
+pub mod dlq;
 pub mod evaluate;
 pub mod export;
 pub mod failure;
@@ -9,4 +10,6 @@ pub mod progress;
 pub mod query;
 pub mod registry;
 pub mod run;
+pub mod tap;
+pub mod text;
 pub mod validate;

@@ -4,9 +4,11 @@ use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use vectide_app::query::Question;
-use vectide_app::{evaluate, export, failure::Failure, logging, model, query, run, validate};
-use vectide_engine::ExportKind;
-use vectide_model::ReadMode;
+use vectide_app::{
+    dlq, evaluate, export, failure::Failure, logging, model, query, run, tap, validate,
+};
+use vectide_engine::{ExportKind, LetterSelection};
+use vectide_model::{DeadLetterReason, ReadMode};
 
 /// Keeps vector indexes true to their sources.
 #[derive(Parser)]
@@ -25,11 +27,27 @@ enum Command {
         /// Stop when everything that is there now is indexed, and print what was done as JSON.
         #[arg(long)]
         until_caught_up: bool,
+        /// Read this source anew from its beginning: rows that are stated again as they were are
+        /// kept as they are, and those that are not stated again are removed once it has caught up.
+        /// May be given several times.
+        #[arg(long, value_name = "SOURCE")]
+        resnapshot: Vec<String>,
     },
     /// Check a configuration; exit status 78 if it has faults.
     Validate {
         /// The configuration.
         config: PathBuf,
+        /// Look at the brokers, topics, databases, files, models, folders and ports it needs, too;
+        /// exit status 69 if one of them fails.
+        #[arg(long)]
+        connect: bool,
+    },
+    /// Print the changes of a source as they come, decoded; nothing is kept.
+    Tap(TapArguments),
+    /// Dead letters of a pipeline that does not run.
+    Dlq {
+        #[command(subcommand)]
+        command: DlqCommand,
     },
     /// Print the JSON Schema of configurations, for editors.
     Schema,
@@ -75,6 +93,90 @@ enum Command {
     },
 }
 
+#[derive(clap::Args)]
+struct TapArguments {
+    /// The configuration.
+    config: PathBuf,
+    /// The source.
+    source: String,
+    /// Print what is there already, or only what comes from now on.
+    #[arg(long, value_enum, default_value_t = From::Start)]
+    from: From,
+    /// Stop after so many changes and dead letters.
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// Stop when everything that is there now is printed.
+    #[arg(long)]
+    until_caught_up: bool,
+    /// Print each as one JSON object a line, rows in full.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum DlqCommand {
+    /// List dead letters.
+    List {
+        /// The configuration.
+        config: PathBuf,
+        #[command(flatten)]
+        filter: LetterFilter,
+        /// Print each in full as one JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show everything about a dead letter.
+    Show {
+        /// The configuration.
+        config: PathBuf,
+        /// Its number.
+        id: u64,
+    },
+    /// Decode dead letters again and index what comes out; prints a summary as JSON.
+    Replay {
+        /// The configuration.
+        config: PathBuf,
+        #[command(flatten)]
+        filter: LetterFilter,
+        /// Numbers of the letters; without any, all that the filters leave.
+        ids: Vec<u64>,
+    },
+}
+
+#[derive(clap::Args)]
+struct LetterFilter {
+    /// Only letters of this source.
+    #[arg(long)]
+    source: Option<String>,
+    /// Only letters with this reason.
+    #[arg(long, value_parser = reason)]
+    reason: Option<DeadLetterReason>,
+}
+
+impl LetterFilter {
+    fn select(self, ids: Vec<u64>) -> LetterSelection {
+        LetterSelection {
+            ids,
+            source: self.source,
+            reason: self.reason,
+        }
+    }
+}
+
+fn reason(name: &str) -> Result<DeadLetterReason, String> {
+    let mut all = DeadLetterReason::ALL.into_iter();
+    all.find(|it| it.as_str() == name).ok_or_else(|| {
+        let known = DeadLetterReason::ALL.map(DeadLetterReason::as_str);
+        format!("known reasons are {}", known.join(", "))
+    })
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum From {
+    Start,
+    Now,
+}
+
 #[derive(Subcommand)]
 enum ModelCommand {
     /// Fetch a model's files into the local cache.
@@ -117,17 +219,66 @@ fn main() -> ExitCode {
     }
 }
 
+fn mode(until_caught_up: bool) -> ReadMode {
+    if until_caught_up {
+        ReadMode::UntilCaughtUp
+    } else {
+        ReadMode::Follow
+    }
+}
+
+fn tap_source(arguments: &TapArguments) -> Result<(), Failure> {
+    let options = tap::TapOptions {
+        mode: mode(arguments.until_caught_up),
+        skips_present: matches!(arguments.from, From::Now),
+        count: arguments.count,
+        style: if arguments.json {
+            tap::Style::Json
+        } else {
+            tap::Style::Text
+        },
+    };
+    tap::tap(&arguments.config, &arguments.source, &options)
+}
+
+fn dead_letters(command: DlqCommand) -> Result<(), Failure> {
+    match command {
+        DlqCommand::List {
+            config,
+            filter,
+            json: false,
+        } => dlq::list(&config, &filter.select(Vec::new())),
+        DlqCommand::List {
+            config,
+            filter,
+            json: true,
+        } => dlq::list_json(&config, &filter.select(Vec::new())),
+        DlqCommand::Show { config, id } => dlq::show(&config, id),
+        DlqCommand::Replay {
+            config,
+            filter,
+            ids,
+        } => dlq::replay(&config, filter.select(ids)),
+    }
+}
+
 fn execute(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run {
             config,
-            until_caught_up: true,
-        } => run::run(&config, ReadMode::UntilCaughtUp),
-        Command::Run {
+            until_caught_up,
+            resnapshot,
+        } => run::run(&config, mode(until_caught_up), resnapshot),
+        Command::Validate {
             config,
-            until_caught_up: false,
-        } => run::run(&config, ReadMode::Follow),
-        Command::Validate { config } => validate::validate(&config),
+            connect: false,
+        } => validate::validate(&config),
+        Command::Validate {
+            config,
+            connect: true,
+        } => validate::connect(&config),
+        Command::Tap(arguments) => tap_source(&arguments),
+        Command::Dlq { command } => dead_letters(command),
         Command::Schema => validate::print_schema(),
         Command::Query {
             endpoint,

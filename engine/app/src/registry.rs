@@ -2,9 +2,11 @@
 //! model is one file in its crate and one line here.
 
 use std::sync::Arc;
-use vectide_connectors::{FilesConfig, JsonlConfig, KafkaConfig, PostgresConfig};
+use vectide_connectors::{
+    DirectoryConfig, FilesConfig, JsonlConfig, KafkaConfig, PostgresConfig, TopicConfig,
+};
 use vectide_encoder::{hashing, minilm};
-use vectide_engine::{ChunkerType, EmbedderType, Registry, SourceType};
+use vectide_engine::{ChunkerType, DeadLetterSinkType, EmbedderType, Registry, SourceType};
 use vectide_faiss::FaissFactory;
 use vectide_operators::chunk::{StructuredConfig, WholeConfig};
 
@@ -25,11 +27,20 @@ pub fn registry() -> Registry {
             EmbedderType {
                 name: minilm::MODEL_NAME,
                 open: minilm::open,
+                locate: minilm::locate,
             },
             EmbedderType {
                 name: hashing::MODEL_NAME,
                 open: hashing::open,
+                // It has no files, so that opening it shows all faults.
+                locate: |config, context| {
+                    hashing::open(config, context).map(|_| "built in".to_owned())
+                },
             },
+        ],
+        dead_letter_sinks: vec![
+            DeadLetterSinkType::of::<DirectoryConfig>(),
+            DeadLetterSinkType::of::<TopicConfig>(),
         ],
         index: Arc::new(FaissFactory::default()),
     }

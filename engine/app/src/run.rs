@@ -8,18 +8,18 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use vectide_engine::{Pipeline, PipelineError, RunReport};
+use vectide_engine::{Pipeline, PipelineError, RunReport, StartOptions};
 use vectide_model::{QueryService, ReadMode, StopSignal};
 use vectide_serve::ServerConfig;
 
 /// How often the main thread looks whether the pipeline has ended.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Runs a configuration.
+/// Runs a configuration; the sources named in `resnapshot` are read anew from their beginning.
 ///
 /// # Errors
 /// A bad configuration, a state or port that can't be had, or what ended the pipeline.
-pub fn run(config: &Path, mode: ReadMode) -> Result<(), Failure> {
+pub fn run(config: &Path, mode: ReadMode, resnapshot: Vec<String>) -> Result<(), Failure> {
     let loaded = validate::load(config)?;
     let server = loaded.config().server.clone();
     let plan = loaded
@@ -36,7 +36,8 @@ pub fn run(config: &Path, mode: ReadMode) -> Result<(), Failure> {
              set server.listen"
             ))
         })?;
-    let pipeline = Pipeline::start(plan, mode)?;
+    let options = StartOptions::of(mode).resnapshot(resnapshot);
+    let pipeline = Pipeline::start_with(plan, options)?;
     let stop = pipeline.stop_signal();
     runtime.block_on(stop_on_signals(&stop))?;
     let serving = Serving::start(&runtime, listener, pipeline.service(), server)?;
@@ -112,7 +113,7 @@ impl Serving {
 }
 
 /// Sets the stop signal on SIGTERM and ctrl-C.
-async fn stop_on_signals(stop: &StopSignal) -> std::io::Result<()> {
+pub(crate) async fn stop_on_signals(stop: &StopSignal) -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut terminate, mut interrupt) = (
         signal(SignalKind::terminate())?,

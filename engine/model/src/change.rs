@@ -74,6 +74,25 @@ pub enum DeadLetterReason {
 }
 
 impl DeadLetterReason {
+    /// All reasons.
+    pub const ALL: [Self; 9] = [
+        Self::Undecodable,
+        Self::MissingKey,
+        Self::WrongType,
+        Self::UnknownOperation,
+        Self::TooLarge,
+        Self::Schema,
+        Self::Incomplete,
+        Self::Render,
+        Self::Embed,
+    ];
+
+    /// Whether it was the record that could not be used, so that decoding it again may help. The
+    /// others are about a row or a document made of it.
+    pub fn is_of_record(self) -> bool {
+        !matches!(self, Self::Incomplete | Self::Render | Self::Embed)
+    }
+
     /// The reason as a metric label.
     pub fn as_str(self) -> &'static str {
         match self {

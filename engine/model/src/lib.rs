@@ -7,6 +7,7 @@
 mod change;
 mod chunker;
 mod component;
+mod dead_letter;
 mod document;
 mod embedder;
 mod index;
@@ -22,6 +23,7 @@ pub use component::{
     ChunkerConfig, ComponentError, ConnectionCheck, Device, EmbedConfig, OpenContext, OpenEmbedder,
     Redecoder, SourceConfig,
 };
+pub use dead_letter::{DeadLetterSink, DeadLetterSinkConfig, DeadLetterSinkError, KeptLetter};
 pub use document::{
     ChunkId, ChunkSpan, ChunkedDocument, ContentHash, Document, chunk_document, stable_hash,
 };

@@ -7,14 +7,16 @@
 //! Names match `[a-z][a-z0-9_-]*`, so the byte 0 ends them and no name is a prefix of another key.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::SystemTime;
 use vectide_model::{
-    ChunkId, ChunkSpan, ContentHash, Epoch, Position, Positions, SegmentId, StoreError,
+    ChunkId, ChunkSpan, ContentHash, DeadLetter, Epoch, KeptLetter, Position, Positions, SegmentId,
+    StoreError,
 };
 
 /// Version of everything this file describes.
-pub(crate) const FORMAT_VERSION: u8 = 2;
+pub(crate) const FORMAT_VERSION: u8 = 3;
 
 /// Keys of the `meta` table.
 pub(crate) const META_COMMIT: &[u8] = b"commit";
@@ -34,10 +36,34 @@ pub(crate) struct CommitRecord {
     pub(crate) indexes: BTreeMap<String, IndexCounts>,
     /// Part of the pipeline -> what it was made with.
     pub(crate) pipeline: BTreeMap<String, String>,
-    /// Dead letters ever written.
-    pub(crate) dead_letters: u64,
+    /// Sources that began anew and have not stated all their rows again yet.
+    pub(crate) resnapshots: BTreeSet<Arc<str>>,
+    /// Dead letters.
+    pub(crate) letters: LetterCounts,
     /// Generation of the embedding cache that is written to, and its entries.
     pub(crate) cache: CacheState,
+}
+
+/// How many dead letters there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LetterCounts {
+    /// Ever written: the number of the next one.
+    pub(crate) written: u64,
+    /// In the state.
+    pub(crate) held: u64,
+    /// Removed because there were too many.
+    pub(crate) dropped: u64,
+    /// All before this number are durable in the place that letters are written to besides.
+    pub(crate) exported: u64,
+}
+
+/// A dead letter; its number is its key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct StoredLetter {
+    /// When it was committed first.
+    pub(crate) written_at: SystemTime,
+    /// The letter.
+    pub(crate) letter: DeadLetter,
 }
 
 /// What an index holds.
@@ -134,6 +160,18 @@ pub(crate) fn embedding_key(generation: u32, model: u64, content: ContentHash) -
 /// Key of a dead letter: they sort in the order in which they were written.
 pub(crate) fn dead_letter_key(number: u64) -> Vec<u8> {
     number.to_be_bytes().to_vec()
+}
+
+/// Reads a dead letter from its entry.
+pub(crate) fn kept_letter(key: &[u8], value: &[u8]) -> Result<KeptLetter, StoreError> {
+    let id = key.try_into().map(u64::from_be_bytes);
+    let id = id.map_err(|_| StoreError::Refused("a dead letter's number is damaged".into()))?;
+    let StoredLetter { written_at, letter } = decode("a dead letter", value)?;
+    Ok(KeptLetter {
+        id,
+        written_at,
+        letter,
+    })
 }
 
 /// A value with its version in front.

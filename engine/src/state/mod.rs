@@ -9,9 +9,9 @@ mod lock;
 
 pub(crate) use fjall_store::FjallStore;
 pub(crate) use layout::{
-    CommitRecord, DocumentRecord, IndexCounts, META_COMMIT, chunk_key, dead_letter_key, decode,
-    embedding_key, encode, entity_key, head_key, name_prefix, segment_key, shard_prefix,
-    tombstone_key,
+    CommitRecord, DocumentRecord, IndexCounts, META_COMMIT, StoredLetter, chunk_key,
+    dead_letter_key, decode, embedding_key, encode, entity_key, head_key, kept_letter, name_prefix,
+    segment_key, shard_prefix, tombstone_key,
 };
 pub(crate) use lock::DirectoryLock;
 
@@ -122,6 +122,28 @@ impl State {
         Ok(())
     }
 
+    /// Lets sources begin anew, besides those whose new beginning was not finished: they have no
+    /// positions until they state some.
+    pub(crate) fn begin_resnapshots(&self, sources: &[Arc<str>]) -> Result<(), StoreError> {
+        let mut record = CommitRecord::clone(&self.record());
+        record.resnapshots.extend(sources.iter().cloned());
+        if record.resnapshots.is_empty() {
+            return Ok(());
+        }
+        for source in &record.resnapshots {
+            record.positions.remove(source);
+            record.fingerprints.remove(source);
+        }
+        self.commit(Batch::default(), record)
+    }
+
+    /// Notes how far the letters are durable outside the state.
+    pub(crate) fn commit_exported(&self, exported: u64) -> Result<(), StoreError> {
+        let mut record = CommitRecord::clone(&self.record());
+        record.letters.exported = exported;
+        self.commit(Batch::default(), record)
+    }
+
     /// Where a shard keeps its segment files.
     pub(crate) fn shard_directory(&self, index: &str, shard: u32) -> PathBuf {
         self.directory
@@ -165,6 +187,20 @@ impl State {
             source,
         })
     }
+}
+
+/// Opens a state that no process writes, to look at it or to repair it.
+pub(crate) fn open_at_rest(directory: &Path) -> Result<(DirectoryLock, FjallStore), StateError> {
+    let store = directory.join("store");
+    if !store.exists() {
+        return Err(StateError::Unusable {
+            directory: directory.display().to_string(),
+            fact: "there is no state".into(),
+            hint: "run the pipeline first: vectide run CONFIG --until-caught-up".into(),
+        });
+    }
+    let lock = DirectoryLock::take(directory)?;
+    Ok((lock, FjallStore::open(&store)?))
 }
 
 /// The commit record of a store, if there is one.

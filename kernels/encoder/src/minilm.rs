@@ -50,6 +50,15 @@ pub fn open(
     Ok(Arc::new(MiniLm::open_on(config, context, Backend::best())?))
 }
 
+/// Says where the model's files are, judging by their names and sizes; fetches nothing.
+///
+/// # Errors
+/// When the configuration asks for what there is not, or its folder does not have the files.
+pub fn locate(config: &EmbedConfig, context: &OpenContext) -> Result<String, ComponentError> {
+    check(config)?;
+    model_files::locate(&ALL_MINILM_L6_V2, config, context)
+}
+
 impl MiniLm {
     /// Opens the embedder on a named instruction set.
     ///

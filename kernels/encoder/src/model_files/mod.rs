@@ -120,6 +120,46 @@ pub(crate) fn find(
     })
 }
 
+/// Where the files of a configured model lie, judging by their names and sizes.
+pub(crate) fn locate(
+    model: &KnownModel,
+    config: &EmbedConfig,
+    context: &OpenContext,
+) -> Result<String, ComponentError> {
+    let is_there = |folder: &Path| {
+        [&model.weights, &model.tokenizer].iter().all(|known| {
+            let found = std::fs::metadata(folder.join(known.name));
+            found.is_ok_and(|found| found.len() == known.bytes)
+        })
+    };
+    if let Some(path) = &config.path {
+        let folder = context.config_dir.join(path);
+        return match is_there(&folder) {
+            true => Ok(format!("in {}", folder.display())),
+            false => Err(ComponentError::new(
+                "path",
+                format!("{} does not hold the model's files", folder.display()),
+                format!(
+                    "it must hold {} and {} of {}",
+                    model.weights.name, model.tokenizer.name, model.name
+                ),
+            )),
+        };
+    }
+    match cache::folder(model) {
+        Ok(folder) if is_there(&folder) => Ok(format!("in {}", folder.display())),
+        Ok(_) => Ok(format!(
+            "not on this machine yet: the first run fetches it, as does vectide model fetch {}",
+            model.name
+        )),
+        Err(error) => Err(ComponentError::new(
+            "model",
+            format!("the cache of models can't be used: {error}"),
+            "set VECTIDE_CACHE to a folder that can be written",
+        )),
+    }
+}
+
 fn fetch_checked(model: &KnownModel) -> Result<CheckedFiles, ComponentError> {
     let unusable = |error: ModelFilesError| {
         ComponentError::new(

@@ -1,0 +1,313 @@
+//! A folder of dead letters: one JSON object a line, in files that only grow.
+//!
+//! A file is named by its first letter's number, so names sort by age. One that is large enough is
+//! never touched again: move it away whenever you like. Above a total the oldest files are removed,
+//! which is logged.
+//!
+//! Invariant: `write` returns after its lines are synced; half a line that a crash left at the end
+//! of the newest file is cut off before anything is added, and its letter comes again.
+
+use super::letter_json;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use vectide_model::{
+    ByteSize, ComponentError, ConnectionCheck, DeadLetterSink, DeadLetterSinkConfig,
+    DeadLetterSinkError, KeptLetter, OpenContext,
+};
+
+/// A folder that dead letters are written to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DirectoryConfig {
+    /// The folder, relative to the configuration's folder: every dead letter becomes one JSON object
+    /// a line there, in files `dead-letters-NUMBER.jsonl`.
+    pub dir: PathBuf,
+    /// A file that has become so large is finished, and the next one is begun.
+    #[serde(default = "default_max_file")]
+    pub max_file: ByteSize,
+    /// Above so much the oldest files of the folder are removed, which is logged.
+    #[serde(default = "default_max_total")]
+    pub max_total: ByteSize,
+}
+
+/// Opens in any editor, and holds tens of thousands of letters.
+fn default_max_file() -> ByteSize {
+    ByteSize::mebibytes(64)
+}
+
+/// Millions of letters of an ordinary size, and no disk is full of them.
+fn default_max_total() -> ByteSize {
+    ByteSize::mebibytes(10 * 1024)
+}
+
+impl DeadLetterSinkConfig for DirectoryConfig {
+    const FIELD: &'static str = "dir";
+
+    fn check(&self) -> Vec<ComponentError> {
+        let mut errors = Vec::new();
+        if self.dir.as_os_str().is_empty() {
+            let hint = "name a folder: ./dead-letters";
+            errors.push(ComponentError::new("dir", "the path is empty", hint));
+        }
+        if self.max_file.as_bytes() == 0 || self.max_total < self.max_file {
+            errors.push(ComponentError::new(
+                "max_total",
+                format!(
+                    "{} of all files is less than {} of one",
+                    self.max_total, self.max_file
+                ),
+                "let max_total hold several files of max_file",
+            ));
+        }
+        errors
+    }
+
+    fn open(self, context: &OpenContext) -> Result<Box<dyn DeadLetterSink>, ComponentError> {
+        let folder = context.config_dir.join(&self.dir);
+        fs::create_dir_all(&folder).map_err(|error| unwritable(&folder, &error))?;
+        Ok(Box::new(Directory {
+            folder,
+            file_bytes_max: self.max_file.as_bytes(),
+            total_bytes_max: self.max_total.as_bytes(),
+            open: None,
+        }))
+    }
+
+    fn check_connection(&self, context: &OpenContext) -> Vec<ConnectionCheck> {
+        let folder = context.config_dir.join(&self.dir);
+        let mut ancestors = folder
+            .ancestors()
+            .map(|it| match it.as_os_str().is_empty() {
+                true => Path::new("."),
+                false => it,
+            });
+        let existing = ancestors.find(|it| it.exists()).unwrap_or(Path::new("."));
+        let probe = existing.join(format!(".vectide-check-{}", std::process::id()));
+        let made = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&probe)
+            .and_then(|_| fs::remove_file(&probe));
+        vec![ConnectionCheck {
+            what: format!("folder {}", folder.display()),
+            result: match made {
+                Ok(()) => Ok("it can be written".into()),
+                Err(error) => Err(unwritable(existing, &error)),
+            },
+        }]
+    }
+}
+
+fn unwritable(folder: &Path, error: &io::Error) -> ComponentError {
+    ComponentError::new(
+        "dir",
+        format!("{} can't be written: {error}", folder.display()),
+        "name a folder that this user may write",
+    )
+}
+
+/// The folder while letters are written.
+struct Directory {
+    folder: PathBuf,
+    file_bytes_max: u64,
+    total_bytes_max: u64,
+    /// The newest file and its length; `None` before the first letter and after a failure.
+    open: Option<(File, u64)>,
+}
+
+impl DeadLetterSink for Directory {
+    fn write(&mut self, letters: &[KeptLetter]) -> Result<(), DeadLetterSinkError> {
+        self.append(letters).map_err(|error| {
+            // What stands in the file is not known: it is opened and looked at again.
+            self.open = None;
+            DeadLetterSinkError {
+                place: self.folder.display().to_string(),
+                detail: error.to_string(),
+                hint: "check the disk, and that this user may write the folder".into(),
+            }
+        })
+    }
+}
+
+const FILE_PREFIX: &str = "dead-letters-";
+const FILE_SUFFIX: &str = ".jsonl";
+
+impl Directory {
+    fn append(&mut self, letters: &[KeptLetter]) -> io::Result<()> {
+        let mut at = 0;
+        while at < letters.len() {
+            let (mut file, mut length) = self.file_for(letters[at].id)?;
+            let mut lines = String::new();
+            while at < letters.len() && length + (lines.len() as u64) < self.file_bytes_max {
+                lines += &letter_json(&letters[at])?;
+                lines.push('\n');
+                at += 1;
+            }
+            file.write_all(lines.as_bytes())?;
+            file.sync_data()?;
+            length += lines.len() as u64;
+            self.open = Some((file, length));
+        }
+        Ok(())
+    }
+
+    /// The file that takes the next line, and its length.
+    fn file_for(&mut self, id: u64) -> io::Result<(File, u64)> {
+        let newest = match self.open.take() {
+            Some(open) => Some(open),
+            None => match self.files()?.pop() {
+                Some((path, _)) => Some(open_whole(&path)?),
+                None => None,
+            },
+        };
+        match newest {
+            Some((file, length)) if length < self.file_bytes_max => Ok((file, length)),
+            _ => {
+                self.remove_oldest()?;
+                let path = self
+                    .folder
+                    .join(format!("{FILE_PREFIX}{id:020}{FILE_SUFFIX}"));
+                // A letter that is written again after a failure may begin its file again, too.
+                let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+                let length = file.seek(SeekFrom::End(0))?;
+                File::open(&self.folder)?.sync_all()?;
+                Ok((file, length))
+            }
+        }
+    }
+
+    /// The files with their lengths, oldest first.
+    fn files(&self) -> io::Result<Vec<(PathBuf, u64)>> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let number = name.strip_prefix(FILE_PREFIX);
+            let number = number.and_then(|rest| rest.strip_suffix(FILE_SUFFIX));
+            if number.is_some_and(|it| it.len() == 20 && it.bytes().all(|b| b.is_ascii_digit())) {
+                files.push((entry.path(), entry.metadata()?.len()));
+            }
+        }
+        files.sort();
+        Ok(files)
+    }
+
+    /// Makes room for one more file.
+    fn remove_oldest(&self) -> io::Result<()> {
+        let files = self.files()?;
+        let mut total: u64 = files.iter().map(|(_, length)| length).sum();
+        for (path, length) in files {
+            if total + self.file_bytes_max <= self.total_bytes_max {
+                break;
+            }
+            fs::remove_file(&path)?;
+            total -= length;
+            tracing::warn!(
+                file = %path.display(),
+                "the folder of dead letters is full: its oldest file was removed (max_total)"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Opens a file for appending behind its last whole line.
+fn open_whole(path: &Path) -> io::Result<(File, u64)> {
+    const PIECE_BYTES: u64 = 64 * 1024;
+    let mut file = OpenOptions::new().read(true).append(true).open(path)?;
+    let mut end = file.seek(SeekFrom::End(0))?;
+    let length = end;
+    let whole = loop {
+        let start = end.saturating_sub(PIECE_BYTES);
+        let mut piece = vec![0; (end - start) as usize];
+        file.seek(SeekFrom::Start(start))?;
+        file.read_exact(&mut piece)?;
+        match memchr::memrchr(b'\n', &piece) {
+            Some(at) => break start + at as u64 + 1,
+            None if start == 0 => break 0,
+            None => end = start,
+        }
+    };
+    if whole < length {
+        file.set_len(whole)?;
+    }
+    Ok((file, whole))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::letter;
+    use super::*;
+
+    fn open(folder: &Path, max_file: u64, max_total: u64) -> Box<dyn DeadLetterSink> {
+        let config: DirectoryConfig = serde_json::from_value(serde_json::json!({
+            "dir": folder, "max_file": format!("{max_file}B"), "max_total": format!("{max_total}B"),
+        }))
+        .unwrap();
+        assert_eq!(config.check(), []);
+        let config_dir = ".".into();
+        config.open(&OpenContext { config_dir }).unwrap()
+    }
+
+    /// The ids in each file.
+    fn ids(folder: &Path) -> Vec<Vec<u64>> {
+        let mut files: Vec<_> = fs::read_dir(folder)
+            .unwrap()
+            .map(|it| it.unwrap().path())
+            .collect();
+        files.sort();
+        let of_file = |path: &PathBuf| {
+            let text = fs::read_to_string(path).unwrap();
+            let lines = text.lines();
+            lines
+                .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["id"].as_u64())
+                .map(Option::unwrap)
+                .collect()
+        };
+        files.iter().map(of_file).collect()
+    }
+
+    #[test]
+    fn files_are_rotated_and_the_oldest_go() {
+        let directory = tempfile::tempdir().unwrap();
+        let letters: Vec<_> = (0..10).map(|id| letter(id, Some(b"raw"))).collect();
+        let line = letter_json(&letters[0]).unwrap().len() as u64 + 1;
+        let mut sink = open(directory.path(), line * 2, line * 6);
+        sink.write(&letters[..3]).unwrap();
+        assert_eq!(ids(directory.path()), [vec![0, 1], vec![2]]);
+        // A new process goes on in the same file.
+        let mut sink = open(directory.path(), line * 2, line * 6);
+        sink.write(&letters[3..]).unwrap();
+        assert_eq!(ids(directory.path()), [vec![4, 5], vec![6, 7], vec![8, 9]]);
+    }
+
+    #[test]
+    fn half_a_line_is_cut_off() {
+        let directory = tempfile::tempdir().unwrap();
+        open(directory.path(), 1 << 20, 1 << 21)
+            .write(&[letter(0, None)])
+            .unwrap();
+        let file = fs::read_dir(directory.path())
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap()
+            .path();
+        let mut torn = fs::read(&file).unwrap();
+        torn.extend_from_slice(br#"{"id":1,"time":"19"#);
+        for torn in [torn, br#"{"id":0"#.to_vec()] {
+            let before = usize::from(torn.contains(&b'\n'));
+            fs::write(&file, torn).unwrap();
+            let mut sink = open(directory.path(), 1 << 20, 1 << 21);
+            sink.write(&[letter(1, None)]).unwrap();
+            assert_eq!(
+                ids(directory.path()),
+                [[vec![0], vec![1]][1 - before..].concat()]
+            );
+        }
+    }
+}
