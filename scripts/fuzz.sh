@@ -34,7 +34,7 @@ for target in "${targets[@]}"; do
     echo "== $target: $runs executions"
     "target/$host/release/$target" -runs="$runs" -seed=1 -rss_limit_mb=1024 -malloc_limit_mb=512 \
         -timeout=10 -max_len=65536 -dict=json.dict -artifact_prefix="$found/" -verbosity=0 \
-        -print_final_stats=1 "$grown" "corpus/$target"
+        -print_final_stats=1 -print_funcs=0 "$grown" "corpus/$target"
     rm -rf "$grown"
 done
 echo "all targets passed"

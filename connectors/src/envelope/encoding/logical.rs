@@ -182,16 +182,31 @@ fn not_finite(value: f64) -> &'static str {
 /// Longest JSON of one record: the largest records that a log hands out have some 8 MiB, and text
 /// grows less than sixfold. What a few bytes blow up to more (an array of nulls, which have no bytes
 /// at all; empty messages with many fields) ends here.
-const JSON_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub(super) const JSON_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// How much longer the JSON of a small record may be: fields that are null have one byte there and
+/// their whole name here.
+const JSON_BYTES_FOR_ONE: usize = 256;
+
+/// What any record may have.
+const JSON_BYTES_AT_LEAST: usize = 1024 * 1024;
+
+/// Longest JSON of a record of so many bytes.
+pub(super) fn json_bytes_max(record_bytes: usize) -> usize {
+    let grown = record_bytes.saturating_mul(JSON_BYTES_FOR_ONE);
+    grown
+        .saturating_add(JSON_BYTES_AT_LEAST)
+        .min(JSON_BYTES_MAX)
+}
 
 /// Refuses to go on when the JSON is too long.
-pub(crate) fn check_length(out: &str) -> Result<(), Rejected> {
-    if out.len() <= JSON_BYTES_MAX {
+pub(super) fn check_length(out: &str, bytes_max: usize) -> Result<(), Rejected> {
+    if out.len() <= bytes_max {
         return Ok(());
     }
     Err(Rejected::new(
         DeadLetterReason::TooLarge,
-        format!("the record has more than {JSON_BYTES_MAX} bytes as JSON"),
+        format!("the record has more than {bytes_max} bytes as JSON"),
     ))
 }
 

@@ -5,7 +5,8 @@
 
 use super::super::Rejected;
 use super::logical::{
-    check_length, misfit, write_bytes, write_decimal, write_float, write_single, write_string,
+    JSON_BYTES_MAX, check_length, misfit, write_bytes, write_decimal, write_float, write_single,
+    write_string,
 };
 use super::time_text::{Unit, Zone, write_date_time, write_duration_nanoseconds, write_time};
 use prost_reflect::{
@@ -164,7 +165,7 @@ fn zigzag(bytes: &[u8]) -> Result<(i64, &[u8]), Rejected> {
 }
 
 fn write_message(message: &DynamicMessage, out: &mut String) -> Result<(), Rejected> {
-    check_length(out)?;
+    check_length(out, JSON_BYTES_MAX)?;
     let descriptor = message.descriptor();
     if write_well_known(descriptor.full_name(), message, out)? {
         return Ok(());

@@ -4,8 +4,8 @@
 
 use super::super::super::Rejected;
 use super::super::logical::{
-    Logical, check_length, misfit, write_bytes, write_decimal, write_float, write_single,
-    write_string,
+    Logical, check_length, json_bytes_max, misfit, write_bytes, write_decimal, write_float,
+    write_single, write_string,
 };
 use super::super::shape::write_map_key;
 use super::super::time_text::write_duration_nanoseconds;
@@ -24,6 +24,7 @@ impl AvroSchema {
         let mut reader = Reader {
             nodes: &self.nodes,
             rest: bytes,
+            bytes_max: json_bytes_max(bytes.len()),
             depth: 0,
         };
         reader.value(self.root, out)?;
@@ -39,6 +40,8 @@ impl AvroSchema {
 struct Reader<'a> {
     nodes: &'a [Node],
     rest: &'a [u8],
+    /// Of the JSON.
+    bytes_max: usize,
     depth: usize,
 }
 
@@ -48,7 +51,7 @@ fn ended() -> Rejected {
 
 impl<'a> Reader<'a> {
     fn value(&mut self, index: NodeIndex, out: &mut String) -> Result<(), Rejected> {
-        check_length(out)?;
+        check_length(out, self.bytes_max)?;
         if self.depth >= VALUE_DEPTH_MAX {
             return Err(misfit("the record is nested too deeply"));
         }
