@@ -23,6 +23,9 @@ need_header curl/curl.h libcurl4-openssl-dev
 if [ "$what" = test ]; then
     need_command java openjdk-17-jre-headless
     need_command mvn maven
+    need_command curl curl
+    # Debian keeps the server's programs out of PATH.
+    ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || need_command initdb postgresql
 fi
 
 if [ ${#missing[@]} -gt 0 ]; then
