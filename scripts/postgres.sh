@@ -1,13 +1,19 @@
 #!/usr/bin/env bash
 # One PostgreSQL server with logical decoding on loopback, for tests.
 #
-#   postgres.sh start DIR PORT   makes a cluster in DIR if there is none, starts it on
-#                                127.0.0.1:PORT, and returns when it answers
-#   postgres.sh stop DIR         ends the server that was started in DIR, by its process id
+#   postgres.sh start DIR PORT [NAME=VALUE ...]
+#       makes a cluster in DIR if there is none, starts it on 127.0.0.1:PORT with those settings on
+#       top of `wal_level=logical`, and returns when it answers. Its superuser is `postgres`; the
+#       password is in DIR/password, and is asked for by SCRAM. Where DIR/tls has certificates, the
+#       server speaks TLS
+#   postgres.sh certificates DIR
+#       makes an authority (DIR/tls/ca.pem) and a certificate for `localhost`
+#   postgres.sh stop DIR
+#       ends the server that was started in DIR, by its process id
 #
-# The superuser is `postgres` with password `postgres`; there is no Unix socket. A second start in
-# the same DIR goes on with its data. PostgreSQL refuses to run as root: then it runs as the user
-# `postgres` that Debian's package makes. The data lie in the folder named by DIR/data-directory.
+# There is no Unix socket. A second start in the same DIR goes on with its data. PostgreSQL refuses to
+# run as root: then it runs as the user `postgres` that Debian's package makes. DIR/data-directory
+# names the folder of the data: DIR/data, or one under /tmp where that user can't enter DIR.
 set -euo pipefail
 # shellcheck source=scripts/server.sh
 . "$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/server.sh"
@@ -43,12 +49,23 @@ make_cluster() {
   if [ "$(id -u)" = 0 ]; then
     chown postgres "$data"
   fi
-  as_owner env LC_ALL=C.UTF-8 PASSWORD=postgres bash -c \
-    'exec "$1" --pgdata="$2" --username=postgres --auth=scram-sha-256 --pwfile=<(echo "$PASSWORD") \
-      --encoding=UTF8 --no-locale --no-sync' initdb "$programs/initdb" "$data" \
-    >"$directory/initdb.log" 2>&1 || fail "initdb failed: $(tail -n2 "$directory/initdb.log")"
-  # Nothing here must survive a power cut, so nothing waits for the disk.
-  as_owner tee -a "$data/postgresql.conf" >/dev/null <<CONF
+  # The tests' own secret, on loopback, for minutes.
+  head -c 12 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$directory/password"
+  # Handed over as text: the server's user may be unable to read the file.
+  as_owner env LC_ALL=C.UTF-8 bash -c '
+    exec "$1" --pgdata="$2" --username=postgres --auth=scram-sha-256 --pwfile=<(echo "$3") \
+      --encoding=UTF8 --locale=C.UTF-8 --no-sync' \
+    initdb "$programs/initdb" "$data" "$(cat "$directory/password")" \
+    >"$directory/initdb.log" 2>&1 ||
+    fail "initdb failed: $(tail -n2 "$directory/initdb.log")"
+  echo "include_if_exists = 'vectide.conf'" |
+    as_owner tee -a "$data/postgresql.conf" >/dev/null
+  echo "$data" >"$directory/data-directory"
+}
+
+# Nothing here must survive a power cut, so nothing waits for the disk.
+settings() {
+  cat <<CONF
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
 wal_level = logical
@@ -60,11 +77,42 @@ fsync = off
 full_page_writes = off
 timezone = 'UTC'
 CONF
-  echo "$data" >"$directory/data-directory"
+  if [ -d "$directory/tls" ]; then
+    printf '%s\n' "ssl = on" "ssl_cert_file = 'server.pem'" "ssl_key_file = 'server.key'"
+  fi
+  local setting
+  for setting in "$@"; do
+    echo "${setting%%=*} = '${setting#*=}'"
+  done
+}
+
+write_settings() {
+  local data
+  data="$(cat "$directory/data-directory")"
+  settings "$@" | as_owner tee "$data/vectide.conf" >/dev/null
+  if [ -d "$directory/tls" ]; then
+    as_owner tee "$data/server.pem" <"$directory/tls/server.pem" >/dev/null
+    as_owner bash -c 'umask 077; cat >"$1"' write "$data/server.key" <"$directory/tls/server.key"
+  fi
+}
+
+certificates() {
+  command -v openssl >/dev/null || fail "openssl is missing"
+  mkdir -p "$directory/tls"
+  (
+    cd "$directory/tls"
+    openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj "/CN=Vectide test authority" \
+      -keyout ca.key -out ca.pem
+    openssl req -newkey rsa:2048 -nodes -subj "/CN=localhost" -keyout server.key -out server.csr
+    printf 'subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n' >server.ext
+    openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
+      -extfile server.ext -out server.pem
+    chmod 600 server.key
+  ) >"$directory/openssl.log" 2>&1 || fail "$(tail -n1 "$directory/openssl.log")"
 }
 
 takes_queries() {
-  PGPASSWORD=postgres "$programs/psql" -h 127.0.0.1 -p "$port" -U postgres -Atc 'select 1' \
+  PGPASSWORD="$(cat "$directory/password")" "$programs/psql" -h 127.0.0.1 -p "$port" -U postgres -Atc 'select 1' \
     >/dev/null 2>&1
 }
 
@@ -81,6 +129,7 @@ start() {
   is_running && fail "a server runs in $directory already"
   port_answers "$port" && fail "port $port is taken"
   make_cluster
+  write_settings "$@"
   local data log="$directory/postgres.log"
   data="$(cat "$directory/data-directory")"
   as_owner "$programs/postgres" -D "$data" -p "$port" >>"$log" 2>&1 </dev/null &
@@ -106,20 +155,24 @@ stop() {
   stop_server
 }
 
-case "${1:-}" in
+usage="usage: postgres.sh start DIR PORT [NAME=VALUE ...] | certificates DIR | stop DIR"
+[ $# -ge 2 ] || fail "$usage"
+mkdir -p "$2"
+directory="$(cd "$2" && pwd)"
+case "$1" in
 start)
-  [ $# -eq 3 ] || fail "usage: postgres.sh start DIR PORT"
-  mkdir -p "$2"
-  directory="$(cd "$2" && pwd)"
+  [ $# -ge 3 ] || fail "$usage"
   port="$3"
-  start
+  shift 3
+  start "$@"
+  ;;
+certificates)
+  certificates
   ;;
 stop)
-  [ $# -eq 2 ] || fail "usage: postgres.sh stop DIR"
-  directory="$2"
   stop
   ;;
 *)
-  fail "usage: postgres.sh start DIR PORT | stop DIR"
+  fail "$usage"
   ;;
 esac

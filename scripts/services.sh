@@ -59,7 +59,6 @@ POSTGRES_PORT=$((first + 2))
 REGISTRY_PORT=$((first + 3))
 CONNECT_PORT=$((first + 4))
 KAFKA_BROKERS=127.0.0.1:$first
-POSTGRES_URL=postgresql://postgres:postgres@127.0.0.1:$((first + 2))/postgres
 REGISTRY_URL=http://127.0.0.1:$((first + 3))/apis/ccompat/v7
 APICURIO_URL=http://127.0.0.1:$((first + 3))/apis/registry/v2
 CONNECT_URL=http://127.0.0.1:$((first + 4))
@@ -85,7 +84,19 @@ start_all() {
   ensure kafka "$KAFKA_PORT" || return
   ensure connect "$CONNECT_PORT" "$KAFKA_BROKERS" || return
   wait "$postgres" || return
-  wait "$registry"
+  wait "$registry" || return
+  write_database_address
+}
+
+# Known once the cluster is made, with its password.
+write_database_address() {
+  grep -q POSTGRES_URL "$directory/ports.env" && return
+  local password
+  password="$(cat "$directory/postgres/password")"
+  cat >>"$directory/ports.env" <<CONF
+POSTGRES_PASSWORD=$password
+POSTGRES_URL=postgresql://postgres:$password@127.0.0.1:$POSTGRES_PORT/postgres
+CONF
 }
 
 # Lives as long as the owner, then ends what was started: a test that is killed leaves nothing.

@@ -16,7 +16,9 @@ python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
 [ -e /usr/lib/"$(uname -m)"-linux-gnu/libblas.so ] || ls /usr/lib*/libblas.so /usr/lib/*/libblas.so \
     >/dev/null 2>&1 || missing+=(libopenblas-dev)
 # The Kafka client speaks TLS, SCRAM and OAuth by these two.
-need_header() { ls /usr/include/"$1" /usr/include/*/"$1" >/dev/null 2>&1 || missing+=("$2"); }
+need_header() {
+    { ls /usr/include/"$1" || ls /usr/include/*/"$1"; } >/dev/null 2>&1 || missing+=("$2")
+}
 need_command pkg-config pkg-config
 need_header openssl/ssl.h libssl-dev
 need_header curl/curl.h libcurl4-openssl-dev

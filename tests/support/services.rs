@@ -136,6 +136,7 @@ impl Services {
     pub fn create_database(&self, name: &str) -> Database {
         let database = |name: &str| Database {
             port: self.postgres_port().to_owned(),
+            password: self.variable("POSTGRES_PASSWORD").to_owned(),
             name: name.to_owned(),
         };
         database("postgres").execute(&format!("create database {name}"));
@@ -144,9 +145,11 @@ impl Services {
 }
 
 /// A database, spoken to by `psql`.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Database {
     port: String,
+    /// The password of its superuser, `postgres`.
+    pub password: String,
     /// Its name.
     pub name: String,
 }
@@ -154,8 +157,12 @@ pub struct Database {
 impl Database {
     /// What clients connect with.
     pub fn url(&self) -> String {
-        let Self { port, name } = self;
-        format!("postgresql://postgres:postgres@127.0.0.1:{port}/{name}")
+        let Self {
+            port,
+            password,
+            name,
+        } = self;
+        format!("postgresql://postgres:{password}@127.0.0.1:{port}/{name}")
     }
 
     /// Runs statements in one session, in order, and gives what they print: rows as lines, columns
@@ -236,7 +243,7 @@ impl ConnectWorker<'_> {
             ("database.hostname", "127.0.0.1"),
             ("database.port", &database.port),
             ("database.user", "postgres"),
-            ("database.password", "postgres"),
+            ("database.password", &database.password),
             ("database.dbname", &database.name),
             ("topic.prefix", name),
             ("slot.name", name),
