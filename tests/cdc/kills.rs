@@ -6,6 +6,7 @@
 //! copied by the first and deleted before the second is in Kafka for ever (see docs/SERVICES.md).
 
 use crate::pipeline::{CONTENT, Pipeline, TABLES, kafka_json, state_of};
+use crate::random::Random;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use vectide_tests::services::{Database, Services};
 const ROUNDS: usize = 2;
 
 /// Kills of our process for each of them, while Connect runs and while it is away.
-const OWN_KILLS_PER_ROUND: usize = 3;
+pub(crate) const OWN_KILLS_PER_ROUND: usize = 3;
 
 /// Rows before anything reads, so that the first copy takes a while.
 const ROWS_BEFORE: usize = 3_000;
@@ -26,24 +27,8 @@ const KEYS_PER_WRITER: u64 = 300;
 /// Statements that a writer sends at a time.
 const STATEMENTS_PER_ROUND: usize = 40;
 
-/// A generator of numbers that are the same in each run (xorshift).
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % limit
-    }
-}
-
 /// Rows that are there before the first reader.
-fn fill(database: &Database) {
+pub(crate) fn fill(database: &Database) {
     database.execute(TABLES);
     database.execute(&format!(
         "insert into pages \
@@ -66,6 +51,12 @@ fn statement(writer: usize, number: usize, random: &mut Random) -> String {
         5 => format!("delete from pages where path = '{key}';"),
         6 => format!(
             "delete from pages where path = 'old-{}';",
+            random.below(3_000)
+        ),
+        // Does not carry the text.
+        7 => format!("update pages set version = version + 1 where path = '{key}';"),
+        8 => format!(
+            "update pages set version = version + 1 where path = 'old-{}';",
             random.below(3_000)
         ),
         // The key changes: a delete and a create.
@@ -91,7 +82,7 @@ fn write(database: &Database, writer: usize, stop: &AtomicBool) -> usize {
 }
 
 /// Runs `middle` while two writers write.
-fn beside_writers(database: &Database, middle: impl FnOnce()) {
+pub(crate) fn beside_writers(database: &Database, middle: impl FnOnce()) {
     /// Stops the writers also when the middle fails.
     struct StopOnDrop<'a>(&'a AtomicBool);
     impl Drop for StopOnDrop<'_> {
@@ -122,7 +113,7 @@ fn rounds() -> usize {
 }
 
 /// Starts our process and kills it at a random time, several times.
-fn kill_ours(pipeline: &Pipeline, random: &mut Random) {
+pub(crate) fn kill_ours(pipeline: &Pipeline, random: &mut Random) {
     for _ in 0..OWN_KILLS_PER_ROUND {
         let mut running = pipeline.launch();
         std::thread::sleep(Duration::from_millis(200 + random.below(1_500)));

@@ -7,4 +7,7 @@
 mod cases;
 mod history;
 mod kills;
+mod native;
 mod pipeline;
+mod random;
+mod transactions;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use tempfile::TempDir;
 use vectide_tests::services::{Database, Services};
-use vectide_tests::{free_port, run_to_end, vectide};
+use vectide_tests::{Running, free_port, run_to_end, vectide};
 
 /// The captured tables. Texts of more than a few hundred bytes are stored out of line, so that an
 /// update of another column does not carry them; `marker` tells how far a connector is.
@@ -26,6 +26,7 @@ pub(crate) type State = BTreeMap<String, String>;
 pub(crate) struct Pipeline {
     _directory: TempDir,
     config: PathBuf,
+    port: u16,
 }
 
 impl Pipeline {
@@ -54,12 +55,18 @@ server: {{listen: "127.0.0.1:{port}"}}
         Self {
             _directory: directory,
             config,
+            port,
         }
     }
 
     /// Reads everything that is there.
     pub(crate) fn run_to_end(&self) -> serde_json::Value {
         run_to_end(&self.config)
+    }
+
+    /// Starts it as a server and waits until it answers.
+    pub(crate) fn start(&self) -> Running {
+        Running::start(&self.config, self.port)
     }
 
     /// Starts it as a server, to be killed at any time.
@@ -147,4 +154,14 @@ pub(crate) fn kafka_json(services: &Services, topics: &str) -> String {
 pub(crate) fn kafka(services: &Services, topics: &str, format: &str, more: &str) -> String {
     let brokers = services.brokers();
     format!("{{type: kafka, brokers: \"{brokers}\", topics: [{topics}], format: {format}{more}}}")
+}
+
+/// A source that reads the database itself; `more` are further fields, each after a comma.
+pub(crate) fn native(services: &Services, database: &Database, more: &str) -> String {
+    let (port, name) = (services.postgres_port(), &database.name);
+    let password = &database.password;
+    format!(
+        "{{type: postgres, host: 127.0.0.1, port: {port}, database: {name}, user: postgres, \
+         password: \"{password}\", tables: [public.pages]{more}}}"
+    )
 }
