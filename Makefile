@@ -1,8 +1,11 @@
 # make demo   index a real corpus, ask, edit, delete (needs Rust; installs what else is missing)
 # make test   everything that is checked before a change lands
 # make bench  the benchmarks, with their peers where those can be installed
+# make services       PostgreSQL, Kafka, Debezium and a schema registry on loopback, to try things
+#                     with; their ports are in target/services/ports.env (SERVICES names another folder)
+# make services-down  ends them; their data stay for the next start
 
-.PHONY: demo test lint bench schema build setup
+.PHONY: demo test lint bench schema build setup services services-down
 
 demo: setup
 	cargo build --release --package vectide-app --package vectide-demo
@@ -29,3 +32,13 @@ schema:
 
 bench: setup
 	scripts/bench.sh
+
+SERVICES ?= target/services
+
+services:
+	@scripts/setup.sh test
+	scripts/services.sh up "$(SERVICES)"
+	@cat "$(SERVICES)/ports.env"
+
+services-down:
+	scripts/services.sh down "$(SERVICES)"

@@ -16,17 +16,20 @@ python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
 [ -e /usr/lib/"$(uname -m)"-linux-gnu/libblas.so ] || ls /usr/lib*/libblas.so /usr/lib/*/libblas.so \
     >/dev/null 2>&1 || missing+=(libopenblas-dev)
 # The Kafka client speaks TLS, SCRAM and OAuth by these two.
-need_header() { ls /usr/include/"$1" /usr/include/*/"$1" >/dev/null 2>&1 || missing+=("$2"); }
+need_header() {
+    { ls /usr/include/"$1" || ls /usr/include/*/"$1"; } >/dev/null 2>&1 || missing+=("$2")
+}
 need_command pkg-config pkg-config
 need_header openssl/ssl.h libssl-dev
 need_header curl/curl.h libcurl4-openssl-dev
 if [ "$what" = test ]; then
     need_command java openjdk-17-jre-headless
     need_command mvn maven
-    # The server's programs are not on the path; each version has a folder.
-    ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing+=(postgresql)
+    need_command curl curl
     need_command openssl openssl
     need_command runuser util-linux
+    # Debian keeps the server's programs out of PATH.
+    ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || need_command initdb postgresql
 fi
 
 if [ ${#missing[@]} -gt 0 ]; then

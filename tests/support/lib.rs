@@ -6,6 +6,7 @@
 pub mod data;
 pub mod process;
 pub mod scripted;
+pub mod services;
 
 pub use data::{data_directory, read_lines};
 pub use process::{Running, call, free_port, run_to_end, vectide, vectide_binary, write_config};
