@@ -80,9 +80,12 @@ impl PendingBatch {
 
     /// Whether it has reached one of the limits for changes that stand alone.
     pub(crate) fn is_due(&self) -> bool {
-        self.records() >= RECORDS_MAX
-            || self.bytes >= BYTES_MAX
-            || self.began_at.is_some_and(|at| at.elapsed() >= AGE_MAX)
+        self.is_large() || self.began_at.is_some_and(|at| at.elapsed() >= AGE_MAX)
+    }
+
+    /// Whether it is large enough, however old; this asks no clock.
+    pub(crate) fn is_large(&self) -> bool {
+        self.records() >= RECORDS_MAX || self.bytes >= BYTES_MAX
     }
 
     /// Takes the batch and begins the next one.

@@ -27,7 +27,7 @@ fn against_a_real_broker() {
     let Some(broker) = KafkaBroker::start_or_skip("against_a_real_broker") else {
         return;
     };
-    let cases: [Case; 11] = [
+    let cases: [Case; 12] = [
         (
             "changes of all partitions are read once",
             all_partitions_once,
@@ -39,6 +39,10 @@ fn against_a_real_broker() {
         ("bad records are dead letters", bad_records),
         ("Debezium's records fold to the table", debezium_records),
         ("aborted transactions are not seen", aborted_transactions),
+        (
+            "of interleaved transactions the kept one is seen",
+            interleaved_transactions,
+        ),
         (
             "topics with equal partition numbers all end",
             several_topics,
@@ -441,6 +445,53 @@ fn aborted_transactions(broker: &KafkaBroker) {
         (!run.changes().is_empty()).then_some(run)
     });
     assert_eq!(rows(&rest, &HeldMap::default()), owned(&[("behind", "{}")]));
+}
+
+/// Records of two transactions lie between each other; one of them is aborted.
+fn interleaved_transactions(broker: &KafkaBroker) {
+    broker.create_topic("interleaved", 1, &[]);
+    let timeout = Duration::from_secs(30);
+    let [first, second] = ["first", "second"].map(|id| {
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", broker.address())
+            .set("transactional.id", id)
+            .create()
+            .unwrap();
+        producer.init_transactions(timeout).unwrap();
+        producer.begin_transaction().unwrap();
+        producer
+    });
+    let send = |producer: &BaseProducer, key: &str| {
+        let record = BaseRecord::to("interleaved").key(key).payload("{}");
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+        producer.flush(timeout).unwrap();
+    };
+    for number in 0..3 {
+        send(&first, &format!("kept {number}"));
+        send(&second, &format!("aborted {number}"));
+        produce(
+            broker,
+            "interleaved",
+            &[(0, &format!("alone {number}"), Some("{}"))],
+        );
+    }
+    second.abort_transaction(timeout).unwrap();
+    first.commit_transaction(timeout).unwrap();
+    let run = read_all(broker, &["interleaved"], "upsert", &Positions::new());
+    let seen: Vec<(String, u64)> = run
+        .changes()
+        .into_iter()
+        .map(|change| (change.key.to_string(), change.position.offset))
+        .collect();
+    let expected: Vec<(String, u64)> = (0..3)
+        .flat_map(|number| {
+            [
+                (format!("kept {number}"), number * 3),
+                (format!("alone {number}"), number * 3 + 2),
+            ]
+        })
+        .collect();
+    assert_eq!(seen, expected);
 }
 
 fn several_topics(broker: &KafkaBroker) {

@@ -33,7 +33,7 @@ fn while_it_runs() {
     let Some(broker) = KafkaBroker::start_or_skip("while_it_runs") else {
         return;
     };
-    let cases: [Case; 11] = [
+    let cases: [Case; 12] = [
         ("topics and partitions that come are read", topics_that_come),
         ("a topic made anew is named", made_anew),
         (
@@ -50,6 +50,7 @@ fn while_it_runs() {
             durable_is_committed,
         ),
         ("a truncate deletes what is held", truncates),
+        ("lag and positions are metrics", metrics_are_told),
         ("a decoder that can't answer is asked again", decoder_away),
         ("transactions are whole", transactions),
         ("what a connection check says", connection_check),
@@ -331,6 +332,56 @@ fn durable_is_committed(broker: &KafkaBroker) {
         thread.join().unwrap().unwrap();
         assert_eq!(committed(group), (!is_trial).then_some(3));
     }
+}
+
+fn metrics_are_told(broker: &KafkaBroker) {
+    use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    recorder.install().unwrap();
+    let gauge = |name: &str, partition: &str| -> Option<f64> {
+        let snapshot = snapshotter.snapshot().into_vec();
+        snapshot.into_iter().find_map(|(key, _, _, value)| {
+            let is_of = key.key().labels().any(|label| label.value() == partition);
+            match value {
+                DebugValue::Gauge(value) if key.key().name() == name && is_of => {
+                    Some(value.into_inner())
+                }
+                _ => None,
+            }
+        })
+    };
+    broker.create_topic("measured", 1, &[]);
+    produce(broker, "measured", 0, &["a"; 1_500]);
+    // One batch is taken, the next one is stuck in the sink: the rest is lag.
+    let (sender, batches) = mpsc::sync_channel(0);
+    let source = open(broker, &["measured"]);
+    let stop = StopSignal::new();
+    let start = source_start(HeldMap::default(), &stop, false);
+    let thread = std::thread::spawn(move || source.run(start, &mut SlowSink { batches: sender }));
+    let mut next = 0;
+    while next == 0 {
+        next = batches.recv().unwrap().positions["measured/0"];
+    }
+    let began_at = Instant::now();
+    let lag = loop {
+        match gauge("vectide_source_lag_records", "measured/0") {
+            Some(lag) if lag > 0.0 => break lag,
+            _ => std::thread::sleep(Duration::from_millis(50)),
+        }
+        assert!(
+            began_at.elapsed() < Duration::from_secs(30),
+            "no lag is told"
+        );
+    };
+    assert_eq!(lag, (1_500 - next) as f64);
+    assert_eq!(
+        gauge("vectide_source_position", "measured/0"),
+        Some(next as f64)
+    );
+    drop(batches);
+    stop.stop();
+    thread.join().unwrap().unwrap();
 }
 
 /// A little format: `{"at": transaction, "order": n}` rows, `{"truncate": true}`, and markers

@@ -17,7 +17,7 @@ use rdkafka::Message;
 use rdkafka::message::BorrowedMessage;
 use std::collections::BTreeMap;
 use vectide_model::Partition;
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// The key of the cluster's id.
 const CLUSTER: &str = "@cluster";
@@ -31,19 +31,21 @@ pub(crate) struct RecordPrint {
 
 impl RecordPrint {
     pub(crate) fn of(message: &BorrowedMessage<'_>) -> Self {
-        let mut hasher = Xxh3::new();
-        hasher.update(&message.offset().to_le_bytes());
+        let mut head = [0; 16];
+        head[..8].copy_from_slice(&message.offset().to_le_bytes());
         let milliseconds = message.timestamp().to_millis().unwrap_or(-1);
-        hasher.update(&milliseconds.to_le_bytes());
+        head[8..].copy_from_slice(&milliseconds.to_le_bytes());
+        // Each part is hashed at once, with what came before it as the seed: this is done for every
+        // record, and short ones would pay for a hasher's state.
+        let mut hash = xxh3_64_with_seed(&head, 0);
         for part in [message.key(), message.payload()] {
             // A missing part differs from an empty one, and where one ends is told.
             let length = part.map_or(u64::MAX, |bytes| bytes.len() as u64);
-            hasher.update(&length.to_le_bytes());
-            hasher.update(part.unwrap_or_default());
+            hash = xxh3_64_with_seed(part.unwrap_or_default(), hash ^ length);
         }
         Self {
             offset: u64::try_from(message.offset()).unwrap_or(0),
-            hash: hasher.digest(),
+            hash,
         }
     }
 
@@ -66,8 +68,5 @@ pub(crate) fn offset_key(partition: &Partition) -> Partition {
 
 /// The cluster's id as a fingerprint.
 pub(crate) fn of_cluster(id: &str) -> (Partition, u64) {
-    (
-        Partition::from(CLUSTER),
-        xxhash_rust::xxh3::xxh3_64(id.as_bytes()),
-    )
+    (Partition::from(CLUSTER), xxh3_64(id.as_bytes()))
 }

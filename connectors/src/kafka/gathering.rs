@@ -1,6 +1,10 @@
 //! Between reading and handing on, where the source tells its transactions: feeds the records and
 //! markers to [`super::transactions`], and finds the partitions that an END speaks of.
 //!
+//! A record without a place in a transaction (a tombstone, a dead letter, a truncate) is handed on when
+//! what stands before it in its partition was. A transaction that END counts such a record in is
+//! waited for until its timeout.
+//!
 //! Invariant: an END is judged only when every topic that it counts and that the configuration wants is
 //! known; until then no later marker is read.
 

@@ -77,6 +77,11 @@ impl<'a> Outbox<'a> {
         }
     }
 
+    /// Whether the batch is as large as one should be.
+    pub(crate) fn is_large(&self) -> bool {
+        self.pending.is_large()
+    }
+
     /// Whether the batch is as large or as old as one should be.
     pub(crate) fn is_full(&self) -> bool {
         self.pending.is_due()
