@@ -76,6 +76,12 @@ fn a_slot_that_is_gone_is_told_and_reading_anew_removes_what_went() {
         error.contains("vectide run CONFIG --resnapshot source"),
         "{error}"
     );
+    // Another table beside it would give every row another key.
+    client.execute(
+        "CREATE TABLE more (id int PRIMARY KEY); ALTER PUBLICATION vectide_source ADD TABLE more",
+    );
+    let error = failure(&state, database.config(&["public.pages", "public.more"]));
+    assert!(error.contains("are made otherwise now"), "{error}");
     // Reading anew, killed in the middle and started again.
     state.forget_positions();
     state.kill_after(2, 0.5);
