@@ -96,13 +96,14 @@ impl<'a> Session<'a> {
         replication.close();
         queries.close();
         let generation = generation_of(start);
+        let has_prefix = facts.len() > 1;
         let tables = facts.into_iter().zip(published);
         let tables = tables
-            .map(|(facts, published)| Table::of(facts, published, start, &generation))
+            .map(|(facts, published)| Table::of(facts, published, start, &generation, has_prefix))
             .collect::<Result<Vec<_>, _>>()?;
         let recorded = |name: &str| start.positions.get(name).copied();
         Ok(Self {
-            has_prefix: tables.len() > 1,
+            has_prefix,
             slot: config.slot_name(&start.name),
             position: recorded(WAL).unwrap_or(0),
             barrier: recorded(BARRIER).unwrap_or(0),
@@ -179,7 +180,7 @@ impl<'a> Session<'a> {
     fn begin_trial(&mut self) -> Result<Exported, End> {
         self.note_filenodes()?;
         let mut connection = self.connector.connect(Purpose::Replication)?;
-        self.slot = format!("vectide_trial_{:x}", std::process::id());
+        self.slot = temporary_name("vectide_trial");
         let (cut, name) = create_slot(&mut connection, &self.slot, "TEMPORARY ")?;
         self.tables
             .iter_mut()
@@ -213,17 +214,7 @@ impl<'a> Session<'a> {
             return Ok(());
         };
         self.check_owner(&old)?;
-        if let Some(pid) = &old.active_pid {
-            // It may be that of a process which has just ended.
-            return Err(End::Broken(PgError::Server(super::errors::ServerError {
-                code: "55006".to_owned(),
-                message: format!(
-                    "replication slot `{}` is in use by process {pid}",
-                    self.slot
-                ),
-                hint: String::new(),
-            })));
-        }
+        self.check_idle(&old)?;
         tracing::warn!(
             slot = &*self.slot,
             "dropping the slot of an earlier reading, as nothing is recorded that was read from it"
@@ -244,6 +235,21 @@ impl<'a> Session<'a> {
             ),
             "name another one under `slot`",
         ))
+    }
+
+    /// A slot has one reader. One that has just ended may not be noticed yet, so this may pass.
+    fn check_idle(&self, slot: &Slot) -> Result<(), End> {
+        let Some(pid) = &slot.active_pid else {
+            return Ok(());
+        };
+        Err(End::Broken(PgError::Server(super::errors::ServerError {
+            code: "55006".to_owned(),
+            message: format!(
+                "replication slot `{}` is in use by process {pid}",
+                self.slot
+            ),
+            hint: String::new(),
+        })))
     }
 
     fn check_cluster(&self) -> Result<(), End> {
@@ -274,6 +280,7 @@ impl<'a> Session<'a> {
             )));
         };
         self.check_owner(&slot)?;
+        self.check_idle(&slot)?;
         if slot.wal_status == "lost" {
             return Err(End::PositionLost(format!(
                 "the server has invalidated the replication slot `{name}` (its log was longer than \
@@ -318,6 +325,15 @@ impl<'a> Session<'a> {
     pub(crate) fn queries(&self) -> Result<Connection, End> {
         Ok(self.connector.connect(Purpose::Queries)?)
     }
+}
+
+/// A name for a slot that goes with its connection: one before it may not be gone yet, and processes in
+/// containers share their numbers.
+pub(crate) fn temporary_name(of: &str) -> String {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let end = format!("_{:x}", since.map_or(0, |it| it.as_nanos() as u64));
+    // Names end at 63 bytes.
+    format!("{:.*}{end}", 63 - end.len(), of)
 }
 
 /// What the recorded partitions have behind their table's name: nothing, or `@` and a place.

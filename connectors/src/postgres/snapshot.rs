@@ -26,7 +26,7 @@ use super::connection::{Connection, Purpose, quote_text};
 use super::errors::{End, PgError};
 use super::pgoutput::Lsn;
 use super::reader::{Chunk, ColumnOptions, ReaderSays, read_chunks};
-use super::session::Session;
+use super::session::{Session, temporary_name};
 use super::tables::{ALL_BLOCKS, SWEEP, Table};
 use crate::batch::{AGE_MAX, Unity};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -108,10 +108,8 @@ impl Session<'_> {
     fn export_temporary(&mut self) -> Result<Exported, End> {
         self.note_filenodes()?;
         let mut connection = self.connector.connect(Purpose::Replication)?;
-        let name = format!("{}_{:x}", self.slot, std::process::id());
-        // Names end at 63 bytes; the end is what tells this one from the lasting slot.
-        let name = &name[name.len().saturating_sub(63)..];
-        let (cut, snapshot) = create_slot(&mut connection, name, "TEMPORARY ")?;
+        let name = temporary_name(&self.slot);
+        let (cut, snapshot) = create_slot(&mut connection, &name, "TEMPORARY ")?;
         Ok(Exported {
             connection,
             cut,

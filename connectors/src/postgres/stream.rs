@@ -207,7 +207,10 @@ fn ended_early() -> End {
 fn lost_or(error: PgError, slot: &str) -> End {
     match error.code() {
         // undefined_object, object_not_in_prerequisite_state.
-        "42704" | "55000" => End::PositionLost(format!("replication slot `{slot}`: {error}")),
+        // The publication may be what is undefined.
+        "42704" | "55000" if error.to_string().contains(slot) => {
+            End::PositionLost(format!("replication slot `{slot}`: {error}"))
+        }
         _ => error.into(),
     }
 }

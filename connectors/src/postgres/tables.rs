@@ -45,6 +45,8 @@ pub(crate) struct Table {
     pub(crate) facts: TableFacts,
     pub(crate) published: PublishedTable,
     pub(crate) partition: Partition,
+    /// Whether keys begin with the table's name.
+    has_prefix: bool,
     /// Columns and kinds as the snapshot reads them.
     pub(crate) columns: Option<Columns>,
     /// Changes committed before this place are in the snapshot.
@@ -62,6 +64,7 @@ impl Table {
         published: PublishedTable,
         start: &SourceStart,
         generation: &str,
+        has_prefix: bool,
     ) -> Result<Self, End> {
         let mut recorded = start.positions.keys();
         let partition = recorded
@@ -72,6 +75,7 @@ impl Table {
             facts,
             published,
             partition,
+            has_prefix,
             columns: None,
             cut: 0,
             blocks_read: 0,
@@ -98,7 +102,11 @@ impl Table {
                 format!("table `{name}` was dropped and made anew")
             } else {
                 let key = self.facts.key.join(", ");
-                format!("the rows of table `{name}` are identified by other columns now: {key}")
+                let prefix = match self.has_prefix {
+                    true => "with the table's name before it (the source has several tables)",
+                    false => "without the table's name before it (the source has one table)",
+                };
+                format!("keys of table `{name}` are made otherwise now: ({key}), {prefix}")
             };
             return Err(End::PositionLost(what));
         }
@@ -107,7 +115,7 @@ impl Table {
 
     /// What tells the table from another one of its name.
     pub(crate) fn fingerprints(&self) -> [(Partition, u64); 2] {
-        let key = self.facts.key.join("\0");
+        let key = format!("{}\0{}", self.facts.key.join("\0"), self.has_prefix);
         [
             (self.partition.clone(), u64::from(self.facts.oid)),
             (
