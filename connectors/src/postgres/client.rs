@@ -24,6 +24,7 @@ pub(crate) fn drain(
     ))?;
     let (mut messages, mut bytes) = (0, 0);
     loop {
+        let before = messages;
         while let Some(frame) = connection.buffered_frame()? {
             let Frame::Message(Message::CopyData(body)) = frame else {
                 continue;
@@ -42,10 +43,10 @@ pub(crate) fn drain(
                 Replication::Keepalive { .. } => {}
             }
         }
-        let before = messages;
-        connection.fill(None)?;
+        // Asking while messages come would slow the server down.
         if messages == before {
             connection.send_status(0, true)?;
         }
+        connection.fill(None)?;
     }
 }
