@@ -339,17 +339,22 @@ fn metrics_are_told(broker: &KafkaBroker) {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     recorder.install().unwrap();
-    let gauge = |name: &str, partition: &str| -> Option<f64> {
-        let snapshot = snapshotter.snapshot().into_vec();
-        snapshot.into_iter().find_map(|(key, _, _, value)| {
-            let is_of = key.key().labels().any(|label| label.value() == partition);
-            match value {
-                DebugValue::Gauge(value) if key.key().name() == name && is_of => {
-                    Some(value.into_inner())
-                }
-                _ => None,
+    // A snapshot sets all gauges back, so what each one told last is kept here.
+    let mut told: BTreeMap<String, f64> = BTreeMap::new();
+    let mut look = || -> Option<(f64, f64)> {
+        for (key, _, _, value) in snapshotter.snapshot().into_vec() {
+            let is_of = key
+                .key()
+                .labels()
+                .any(|label| label.value() == "measured/0");
+            if let (true, DebugValue::Gauge(value)) = (is_of, value)
+                && value.into_inner() > 0.0
+            {
+                told.insert(key.key().name().to_owned(), value.into_inner());
             }
-        })
+        }
+        let lag = told.get("vectide_source_lag_records")?;
+        Some((*lag, *told.get("vectide_source_position")?))
     };
     broker.create_topic("measured", 1, &[]);
     produce(broker, "measured", 0, &["a"; 1_500]);
@@ -364,21 +369,17 @@ fn metrics_are_told(broker: &KafkaBroker) {
         next = batches.recv().unwrap().positions["measured/0"];
     }
     let began_at = Instant::now();
-    let lag = loop {
-        match gauge("vectide_source_lag_records", "measured/0") {
-            Some(lag) if lag > 0.0 => break lag,
-            _ => std::thread::sleep(Duration::from_millis(50)),
+    let (lag, position) = loop {
+        match look() {
+            Some(found) => break found,
+            None => std::thread::sleep(Duration::from_millis(50)),
         }
         assert!(
             began_at.elapsed() < Duration::from_secs(30),
             "no lag is told"
         );
     };
-    assert_eq!(lag, (1_500 - next) as f64);
-    assert_eq!(
-        gauge("vectide_source_position", "measured/0"),
-        Some(next as f64)
-    );
+    assert_eq!((lag, position), ((1_500 - next) as f64, next as f64));
     drop(batches);
     stop.stop();
     thread.join().unwrap().unwrap();
