@@ -141,10 +141,14 @@ impl Directory {
         while at < letters.len() {
             let (mut file, mut length) = self.file_for(letters[at].id)?;
             let mut lines = String::new();
-            while at < letters.len() && length + (lines.len() as u64) < self.file_bytes_max {
+            // At least one: letters that are written again may begin at a file that is full.
+            loop {
                 lines += &letter_json(&letters[at])?;
                 lines.push('\n');
                 at += 1;
+                if at == letters.len() || length + lines.len() as u64 >= self.file_bytes_max {
+                    break;
+                }
             }
             file.write_all(lines.as_bytes())?;
             file.sync_data()?;
@@ -283,6 +287,22 @@ mod tests {
         let mut sink = open(directory.path(), line * 2, line * 6);
         sink.write(&letters[3..]).unwrap();
         assert_eq!(ids(directory.path()), [vec![4, 5], vec![6, 7], vec![8, 9]]);
+    }
+
+    /// A process that ended right after it had filled a file gives the same letters once more. The
+    /// file of the first of them was full, and a sink that waited for room in it never came back.
+    #[test]
+    fn letters_of_a_full_file_come_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let letters: Vec<_> = (0..4).map(|id| letter(id, Some(b"raw"))).collect();
+        let line = letter_json(&letters[0]).unwrap().len() as u64 + 1;
+        for _ in 0..2 {
+            let mut sink = open(directory.path(), line * 2, line * 100);
+            sink.write(&letters).unwrap();
+        }
+        let mut found = ids(directory.path()).concat();
+        found.sort_unstable();
+        assert_eq!(found, [0, 0, 1, 1, 2, 2, 3, 3]);
     }
 
     #[test]

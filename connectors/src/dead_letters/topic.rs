@@ -83,6 +83,8 @@ impl DeadLetterSinkConfig for TopicConfig {
             // Letters come in batches and are waited for.
             .set("linger.ms", "5")
             .set("allow.auto.create.topics", "false")
+            // A topic that is not there is told by name before its letters have timed out.
+            .set("topic.metadata.propagation.max.ms", "10000")
             .set(
                 "delivery.timeout.ms",
                 DELIVERY_TIMEOUT.as_millis().to_string(),
