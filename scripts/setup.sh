@@ -26,6 +26,8 @@ if [ "$what" = test ]; then
     need_command java openjdk-17-jre-headless
     need_command mvn maven
     need_command curl curl
+    need_command openssl openssl
+    need_command runuser util-linux
     # Debian keeps the server's programs out of PATH.
     ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || need_command initdb postgresql
 fi
