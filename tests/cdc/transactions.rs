@@ -66,6 +66,10 @@ fn a_transaction_over_partitions_is_visible_at_once() {
         let mut versions = BTreeSet::new();
         while !is_written.load(Ordering::Relaxed) {
             let (texts, rows) = seen(&running);
+            if rows == 0 && versions.is_empty() {
+                // It answers before it has read anything.
+                continue;
+            }
             assert_eq!(texts.len(), 1, "rows of several transactions: {texts:?}");
             assert_eq!(rows, ROWS);
             versions.extend(texts);

@@ -254,6 +254,11 @@ impl ConnectWorker<'_> {
             ("poll.interval.ms", "50"),
             ("topic.creation.default.partitions", "3"),
             ("topic.creation.default.replication.factor", "1"),
+            // One partition tells the order of all transactions.
+            ("topic.creation.groups", "markers"),
+            ("topic.creation.markers.include", ".*\\.transaction"),
+            ("topic.creation.markers.partitions", "1"),
+            ("topic.creation.markers.replication.factor", "1"),
         ]);
         config.extend(settings.iter().copied());
         let connector = serde_json::json!({"name": name, "config": config}).to_string();
