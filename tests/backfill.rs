@@ -81,6 +81,9 @@ fn a_change_elsewhere_is_visible_within_two_seconds() {
         );
     }
     let backfilled = service.index("backfill").unwrap().documents;
+    // A failed assertion must not leave a pipeline behind that waits for its threads.
+    running.stop_signal().stop();
+    running.join().unwrap();
     println!(
         "visible after {seen:?}; slowest query {slowest_query:?}; {backfilled} documents of the \
          backfill were there"
@@ -90,6 +93,4 @@ fn a_change_elsewhere_is_visible_within_two_seconds() {
         "the backfill was over too early to tell"
     );
     assert!(seen.iter().all(|wait| *wait < VISIBLE_WITHIN), "{seen:?}");
-    running.stop_signal().stop();
-    running.join().unwrap();
 }
