@@ -139,7 +139,7 @@ fn a_broker_that_is_away_is_told() {
     let (status, told, _) = call(&["validate", "--connect"], &config, &[]);
     assert_eq!(status, Some(69), "{told}");
     for line in [
-        "FAIL  sources.pages: topic pages",
+        "FAIL  sources.pages: brokers 127.0.0.1",
         "FAIL  dead_letters: topic dead",
     ] {
         let found = told.lines().find(|it| it.starts_with(line));

@@ -5,7 +5,7 @@
 //! Connect is not killed before its first copy is whole: it would begin another, and a row that was
 //! copied by the first and deleted before the second is in Kafka for ever (see docs/SERVICES.md).
 
-use crate::pipeline::{CONTENT, Pipeline, TABLES, kafka_json, state_of};
+use crate::pipeline::{CONTENT, Pipeline, TABLES, expect_same, kafka_json, state_of};
 use crate::random::Random;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -151,6 +151,13 @@ fn nothing_is_lost_when_connect_and_we_are_killed_beside_writers() {
     let began_at = Instant::now();
     worker.wait_until_delivered(&database, name);
     println!("delivered {:?} after the last write", began_at.elapsed());
-    let report = pipeline.expect(&state_of(&database, "content"), "after kills");
-    println!("{report}");
+    println!("{}", pipeline.run_to_end());
+    let expected = state_of(&database, "content");
+    expect_same(&pipeline.documents(), &expected, "after kills");
+    // A killed Connect sends a stretch again. An update in it that leaves its text out may come after
+    // the delete that followed it the first time: no row is held to complete it from, which is told,
+    // and what followed it comes again as well.
+    for letter in pipeline.dead_letters() {
+        assert_eq!(letter["reason"], "incomplete", "{letter}");
+    }
 }
