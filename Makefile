@@ -1,11 +1,12 @@
 # make demo   index a real corpus, ask, edit, delete (needs Rust; installs what else is missing)
 # make test   everything that is checked before a change lands
 # make bench  the benchmarks, with their peers where those can be installed
+# make fuzz   every decoder on 100,000 mutated inputs
 # make services       PostgreSQL, Kafka, Debezium and a schema registry on loopback, to try things
 #                     with; their ports are in target/services/ports.env (SERVICES names another folder)
 # make services-down  ends them; their data stay for the next start
 
-.PHONY: demo test lint bench schema build setup services services-down
+.PHONY: demo test lint bench fuzz schema build setup services services-down
 
 demo: setup
 	cargo build --release --package vectide-app --package vectide-demo
@@ -32,6 +33,9 @@ schema:
 
 bench: setup
 	scripts/bench.sh
+
+fuzz: setup
+	scripts/fuzz.sh 100000
 
 SERVICES ?= target/services
 
