@@ -25,7 +25,14 @@ const QUESTIONS: [&str; 3] = [
 ];
 
 /// What is written into a document; nothing like it stands anywhere else.
-const FACT: &str = "The harbour master keeps the spare lighthouse key under the blue teapot.";
+/// Long enough to be what its chunk is about, whatever text it falls into.
+const FACT: &str = "The harbour master keeps the spare key of the lighthouse under the blue teapot. \
+    Whoever needs the spare key of the lighthouse asks the harbour master where the blue teapot \
+    is, and puts the spare key back under it when the lamp of the lighthouse is lit.";
+/// The part of it that an answer must hold.
+const TOLD: &str = "under the blue teapot";
+/// Hits that are looked at for it.
+const ANSWERS: usize = 2;
 const FACT_QUESTION: &str = "Where is the spare key of the lighthouse?";
 
 /// How long a step may take before the demo has failed.
@@ -192,7 +199,7 @@ impl Demo<'_> {
 
     fn edit(&self, client: &Client) -> Result<(), Failure> {
         let (name, text, chunks) = self.longest(client)?;
-        println!("\n3. One sentence is written into the middle of {name}");
+        println!("\n3. A paragraph is written into the middle of {name}");
         let mut middle = text.len() / 2;
         while !text.is_char_boundary(middle) {
             middle += 1;
@@ -204,19 +211,15 @@ impl Demo<'_> {
         let before = self.pipeline.progress().embedded_chunks;
         std::fs::write(self.folder.join("corpus").join(&name), edited)?;
         let took = self.until("the edit", || {
-            let answer = client.query("pages", FACT_QUESTION, 1)?;
-            let text = answer
-                .hits
-                .first()
-                .and_then(|hit| hit.text.as_deref())
-                .unwrap_or_default();
-            Ok(text.contains(FACT))
+            let answer = client.query("pages", FACT_QUESTION, ANSWERS)?;
+            let mut texts = answer.hits.iter().filter_map(|hit| hit.text.as_deref());
+            Ok(texts.any(|text| text.contains(TOLD)))
         })?;
         let embedded = self.pipeline.progress().embedded_chunks - before;
         println!("   {FACT_QUESTION}");
         println!(
             "{}",
-            describe(&client.query("pages", FACT_QUESTION, 1)?).trim_end()
+            describe(&client.query("pages", FACT_QUESTION, ANSWERS)?).trim_end()
         );
         println!(
             "   the answer had changed {:.0} ms after the file was written; {embedded} of its \
