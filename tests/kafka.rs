@@ -4,32 +4,14 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use vectide_connectors::testing::{KafkaBroker, KafkaRecord};
-use vectide_tests::{run_to_end, vectide};
+use vectide_tests::{run_to_end, vectide, write_config};
 
 const TOPIC: &str = "pages";
 const PARTITIONS: i32 = 3;
 
 fn config(directory: &Path, source: &str) -> PathBuf {
     std::fs::create_dir_all(directory).unwrap();
-    let path = directory.join("pipeline.yaml");
-    let yaml = format!(
-        r#"
-apiVersion: vectide/v1
-state: {{dir: ./state}}
-sources:
-  pages: {source}
-documents:
-  pages: {{from: pages, text: "{{{{ text }}}}"}}
-indexes:
-  pages:
-    from: pages
-    chunk: {{type: structured}}
-    embed: {{model: hashing}}
-server: {{listen: "127.0.0.1:0"}}
-"#
-    );
-    std::fs::write(&path, yaml).unwrap();
-    path
+    write_config(directory, "pipeline", source, "")
 }
 
 fn export(config: &Path) -> String {
