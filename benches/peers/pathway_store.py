@@ -55,7 +55,7 @@ def embed(text: str, **_) -> np.ndarray:
     return vector / length if length > 0 else vector
 
 
-documents = pw.io.python.read(Log(), schema=Document, autocommit_duration_ms=commit_ms)
+documents = pw.io.python.read(Log(session_type="upsert"), schema=Document, autocommit_duration_ms=commit_ms)
 documents = documents.select(
     data=pw.apply_with_type(lambda text: text.encode(), bytes, pw.this.text),
     _metadata=pw.apply_with_type(lambda name: pw.Json({"path": name}), pw.Json, pw.this.name),

@@ -10,6 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use vectide_tests::{Running, free_port};
 
+/// Longest wait for a change to be the answer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 const DOCUMENTS: usize = 5_000;
 const SAMPLES: usize = 100;
 
@@ -79,7 +82,9 @@ pub(crate) fn follow_needles(
             let start = Instant::now();
             file.write_all(line(number, &needle).as_bytes())
                 .unwrap_or_else(|error| panic!("{error}"));
-            while ask(&needle).is_none_or(|found| found != needle) {}
+            while ask(&needle).is_none_or(|found| found != needle) {
+                assert!(start.elapsed() < PATIENCE, "a change does not arrive");
+            }
             let waited = start.elapsed().as_secs_f64() * 1e3;
             std::thread::sleep(Duration::from_millis(20));
             waited

@@ -6,6 +6,7 @@
 use crate::freshness::{follow_needles, write_changes_until};
 use crate::load::{Setup, WORDS, append_to, line, shown, text, write_config, write_log};
 use std::io::Write;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +15,9 @@ use vectide_tests::{Running, free_port};
 
 /// Documents that are appended in one go.
 const DOCUMENTS: usize = 20_000;
+
+/// Documents at the end, when the clients ask once more.
+const DOCUMENTS_MAX: usize = 100_000;
 
 /// Documents that are there before, so that every system is up when the clock starts.
 const DOCUMENTS_BEFORE: usize = 20;
@@ -25,7 +29,7 @@ const ASKING: Duration = Duration::from_secs(5);
 const SAMPLES: usize = 30;
 
 /// Longest wait for a system to do something.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Asks for the text of the best hit.
 type Ask = Box<dyn Fn(&str) -> Option<String> + Send>;
@@ -124,10 +128,12 @@ fn measure(name: &str, start: impl FnOnce(&Path) -> Box<dyn System>) {
     write_log(&log, DOCUMENTS_BEFORE);
     let system = start(directory.path());
     wait_for(&*system, &document(DOCUMENTS_BEFORE - 1));
-    load(&*system, &log);
-    for clients in [1, 8, 32] {
-        ask(&*system, clients);
-    }
+    load(
+        &*system,
+        &log,
+        DOCUMENTS_BEFORE..DOCUMENTS_BEFORE + DOCUMENTS,
+    );
+    ask_with_all_clients(&*system);
     let client = system.client();
     let idle = follow_needles(&log, 0..SAMPLES, &client);
     println!("  freshness, idle: {}", shown(idle));
@@ -139,6 +145,14 @@ fn measure(name: &str, start: impl FnOnce(&Path) -> Box<dyn System>) {
         busy
     });
     println!("  freshness, under 200 changes/s: {}", shown(busy));
+    load(&*system, &log, DOCUMENTS_BEFORE + DOCUMENTS..DOCUMENTS_MAX);
+    ask_with_all_clients(&*system);
+}
+
+fn ask_with_all_clients(system: &dyn System) {
+    for clients in [1, 8, 32] {
+        ask(system, clients);
+    }
 }
 
 fn document(number: usize) -> String {
@@ -154,11 +168,9 @@ fn wait_for(system: &dyn System, document: &str) {
 }
 
 /// Appends all documents at once and asks until the last of them is the answer.
-fn load(system: &dyn System, log: &Path) {
-    let lines: String = (DOCUMENTS_BEFORE..DOCUMENTS_BEFORE + DOCUMENTS)
-        .map(|id| line(id, &document(id)))
-        .collect();
-    let (client, last) = (system.client(), document(DOCUMENTS_BEFORE + DOCUMENTS - 1));
+fn load(system: &dyn System, log: &Path, ids: Range<usize>) {
+    let lines: String = ids.clone().map(|id| line(id, &document(id))).collect();
+    let (client, last) = (system.client(), document(ids.end - 1));
     let start = Instant::now();
     append_to(log)
         .write_all(lines.as_bytes())
@@ -174,10 +186,10 @@ fn load(system: &dyn System, log: &Path) {
         assert!(start.elapsed() < PATIENCE, "the documents do not arrive");
         std::thread::sleep(Duration::from_millis(5));
     }
-    let rate = DOCUMENTS as f64 / start.elapsed().as_secs_f64();
+    let rate = ids.len() as f64 / start.elapsed().as_secs_f64();
     println!(
-        "  {DOCUMENTS} documents followed and answered from: {rate:.0} documents/s; queries \
-         meanwhile: {}",
+        "  {} documents followed and answered from: {rate:.0} documents/s; queries meanwhile: {}",
+        ids.len(),
         shown(latencies)
     );
 }

@@ -25,6 +25,8 @@ pub(super) enum Mark {
     Body,
     /// A block after an empty line.
     Block,
+    /// A block after an empty line whose first line alone is a good part of a chunk.
+    Paragraph,
     /// A fenced code block, or the block after one.
     Fence,
     /// A code line after an empty one.
@@ -66,7 +68,9 @@ impl Mark {
     // Fitted on a public history of document changes (the one the benchmark `chunking` replays), first
     // on half of its documents, then by hand on all. That history is rich in headings, which hold the
     // cuts between them still; the spreads were widened until edits stay local in text without
-    // headings too (see the test of locality). Rounded: the order matters, not the last digit.
+    // headings too (see the test of locality). Long paragraphs were fitted on questions about prose
+    // (the benchmark `chunk-quality`): one that is about one thing answers better whole. Rounded: the
+    // order matters, not the last digit.
     fn price(self) -> Price {
         let (base, spread) = match self {
             Self::Heading(1) => (-800, 1500),
@@ -78,6 +82,7 @@ impl Mark {
             Self::FrontMatterLine => (2000, 700),
             Self::Body => (-1500, 1000),
             Self::Block => (-1500, 4000),
+            Self::Paragraph => (-3500, 3500),
             Self::Fence => (-300, 3000),
             Self::CodeParagraph => (-500, 3000),
             Self::CodeLine => (1500, 1500),

@@ -126,6 +126,12 @@ impl Pieces<'_> {
         let Some((finer, finer_mark)) = finer else {
             return;
         };
+        // A line that is taken apart is a paragraph of some weight.
+        let mark = if mark == Mark::Block {
+            Mark::Paragraph
+        } else {
+            mark
+        };
         let before = self.pieces.len();
         for part in parts(self.text, range, finer) {
             let first = self.pieces.len() == before;

@@ -19,7 +19,7 @@ use unicode_segmentation::GraphemeCursor;
 use vectide_model::{ChunkError, Chunker, ChunkerConfig, ComponentError, TokenCounter};
 
 /// Changes whenever the same text and settings may give other cuts.
-const ALGORITHM: &str = "structured-1";
+const ALGORITHM: &str = "structured-2";
 
 /// Tokens that encoders add to every text (`[CLS]` and `[SEP]` in BERT's words).
 const SPECIAL_TOKENS: u32 = 2;
@@ -285,7 +285,7 @@ mod tests {
     fn the_version_names_every_setting() {
         let config = StructuredConfig::default();
         let chunker = config.open(Arc::new(Words)).unwrap();
-        assert_eq!(chunker.version(), "structured-1(target=200,max=256,min=40)");
+        assert_eq!(chunker.version(), "structured-2(target=200,max=256,min=40)");
     }
 
     #[test]
