@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use std::time::Duration;
-use vectide_tests::{Running, free_port, vectide};
+use vectide_tests::{Running, call, free_port, vectide};
 
 fn start() -> (Running, tempfile::TempDir, u16) {
     let directory = tempfile::tempdir().unwrap();
@@ -168,4 +168,38 @@ fn the_query_command_prints_answers() {
         String::from_utf8_lossy(&wrong.stderr).contains("pages"),
         "{wrong:?}"
     );
+}
+
+#[test]
+fn what_was_written_before_is_in_the_answer_to_its_position() {
+    let (running, directory, _) = start();
+    for number in 0..20 {
+        let line = json!({"id": format!("own-{number}"), "text": format!("own write number{number}"), "title": ""});
+        let log = std::fs::OpenOptions::new()
+            .append(true)
+            .open(directory.path().join("log.jsonl"));
+        std::io::Write::write_all(&mut log.unwrap(), format!("{line}\n").as_bytes()).unwrap();
+        let (status, told) = running.get("/v1/sources/log/position");
+        assert_eq!(status, 200, "{told}");
+        let told: Value = serde_json::from_str(&told).unwrap();
+        let request = json!({"text": format!("own write number{number}"), "k": 100, "at_least": told["positions"]});
+        let (status, answer) = running.post("/v1/indexes/pages/query", &request.to_string());
+        assert_eq!(status, 200, "{answer}");
+        let mut hits = answer["hits"].as_array().unwrap().iter();
+        assert!(
+            hits.any(|hit| hit["document"] == format!("own-{number}")),
+            "{answer}"
+        );
+    }
+    let config = directory.path().join("pipeline.yaml");
+    let (status, told, complaints) = call(&["position"], &config, &["log"]);
+    assert_eq!(status, Some(0), "{complaints}");
+    let told: Value = serde_json::from_str(&told).unwrap();
+    let length = std::fs::metadata(directory.path().join("log.jsonl"))
+        .unwrap()
+        .len();
+    assert_eq!(told, json!({"log": {"log.jsonl": length}}));
+    let (status, _, complaints) = call(&["position"], &config, &["lag"]);
+    assert_eq!(status, Some(78), "{complaints}");
+    assert!(complaints.contains("no source `lag`"), "{complaints}");
 }

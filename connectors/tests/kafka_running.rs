@@ -33,7 +33,7 @@ fn while_it_runs() {
     let Some(broker) = KafkaBroker::start_or_skip("while_it_runs") else {
         return;
     };
-    let cases: [Case; 12] = [
+    let cases: [Case; 13] = [
         ("topics and partitions that come are read", topics_that_come),
         ("a topic made anew is named", made_anew),
         (
@@ -54,6 +54,7 @@ fn while_it_runs() {
         ("a decoder that can't answer is asked again", decoder_away),
         ("transactions are whole", transactions),
         ("what a connection check says", connection_check),
+        ("where the topics end", ends),
         (
             "a broker killed under load loses and repeats nothing",
             killed_under_load,
@@ -661,6 +662,23 @@ fn connection_check(broker: &KafkaBroker) {
         shown[1..],
         expected.map(|(what, result)| (what.to_owned(), result))
     );
+}
+
+fn ends(broker: &KafkaBroker) {
+    broker.create_topic("ends.a", 2, &[]);
+    broker.create_topic("ends.b", 1, &[]);
+    let source = config(broker, &["^ends\\..*"], json!({}));
+    let probe = source.position_probe(&context());
+    let all = |a: u64| {
+        let ends = [("ends.a/0", a), ("ends.a/1", 0), ("ends.b/0", 0)];
+        ends.map(|(name, end)| (Partition::from(name), end)).into()
+    };
+    assert_eq!(probe.end().unwrap(), all(0));
+    produce(broker, "ends.a", 0, &["a", "b", "c", "d", "e", "f", "g"]);
+    assert_eq!(probe.end().unwrap(), all(7));
+    let missing = config(broker, &["nothing-here"], json!({}));
+    let error = missing.position_probe(&context()).end().unwrap_err();
+    assert!(error.fact.contains("no topics"), "{error}");
 }
 
 fn killed_under_load(broker: &KafkaBroker) {

@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use vectide_config::{ConfigSchema, Document, Name, Report, TagTable};
 use vectide_model::{
-    ComponentError, EmbedConfig, Embedder, OpenContext, Source, SourceError, SourceSink,
-    SourceStart,
+    ComponentError, EmbedConfig, Embedder, OpenContext, PositionProbe, Source, SourceError,
+    SourceSink, SourceStart,
 };
 use vectide_operators::{DocumentView, PlanIndex};
 use vectide_serve::ServerConfig;
@@ -147,6 +147,9 @@ pub fn editor_schema(registry: &Registry) -> Result<Value, vectide_config::Schem
     Ok(config_schema(registry)?.compose(&head))
 }
 
+/// What tells where each source ends, by its name.
+pub type NamedProbes = Vec<(String, Box<dyn PositionProbe>)>;
+
 impl LoadedConfig {
     /// Reads and checks a configuration.
     ///
@@ -215,16 +218,12 @@ impl LoadedConfig {
     ///
     /// # Errors
     /// When there is no such source, or it can't be opened.
-    pub fn open_source(self, name: &str) -> Result<Box<dyn Source>, Report> {
-        let mut report = Report::new(self.document.parse_report().file());
-        let known: Vec<String> = self.sources.iter().map(|it| it.0.to_string()).collect();
-        let mut sources = self.sources.into_iter();
-        let Some((_, _, config)) = sources.find(|(it, ..)| it.as_str() == name) else {
-            let fact = format!("there is no source `{name}`");
-            let problem = self.document.problem("sources", fact);
-            report.push(problem.allowed(known.join(" | ")));
-            return Err(report);
+    pub fn open_source(mut self, name: &str) -> Result<Box<dyn Source>, Report> {
+        let Some(at) = self.sources.iter().position(|it| it.0.as_str() == name) else {
+            return Err(self.no_source(name));
         };
+        let mut report = Report::new(self.document.parse_report().file());
+        let (_, _, config) = self.sources.swap_remove(at);
         config.open(&self.context).map_err(|error| {
             let section = format!("sources.{name}");
             push(&self.document, &mut report, &section, &error);
@@ -232,17 +231,49 @@ impl LoadedConfig {
         })
     }
 
-    /// Opens everything but the sources, whose dead letters are to be decoded again.
+    /// What tells where each source ends now; where a name is given, of that source only.
+    ///
+    /// # Errors
+    /// When there is no such source.
+    pub fn position_probes(&self, only: Option<&str>) -> Result<NamedProbes, Report> {
+        if let Some(name) = only
+            && !self.sources.iter().any(|(it, ..)| it.as_str() == name)
+        {
+            return Err(self.no_source(name));
+        }
+        let wanted = |name: &str| only.is_none_or(|only| only == name);
+        let sources = self.sources.iter().filter(|(it, ..)| wanted(it.as_str()));
+        let probe = |(name, _, config): &(Name, String, Box<dyn AnySourceConfig>)| {
+            (name.to_string(), config.position_probe(&self.context))
+        };
+        Ok(sources.map(probe).collect())
+    }
+
+    fn no_source(&self, name: &str) -> Report {
+        let mut report = Report::new(self.document.parse_report().file());
+        let known: Vec<String> = self.sources.iter().map(|it| it.0.to_string()).collect();
+        let fact = format!("there is no source `{name}`");
+        let problem = self.document.problem("sources", fact);
+        report.push(problem.allowed(known.join(" | ")));
+        report
+    }
+
+    /// Opens everything but the sources, whose records are not read: to decode dead letters again, and
+    /// to look at a state.
     ///
     /// # Errors
     /// As [`LoadedConfig::open`].
-    pub fn open_for_replay(mut self, registry: &Registry) -> Result<(Plan, Redecoders), Report> {
+    pub fn open_without_sources(
+        mut self,
+        registry: &Registry,
+    ) -> Result<(Plan, Redecoders), Report> {
         let (mut sources, mut planned) = (BTreeMap::new(), Vec::new());
         for (name, description, config) in std::mem::take(&mut self.sources) {
             planned.push(PlannedSource {
                 name: name.as_str().into(),
                 description,
                 source: Box::new(NotRead),
+                probe: config.position_probe(&self.context).into(),
             });
             sources.insert(name.to_string(), config);
         }
@@ -260,11 +291,13 @@ impl LoadedConfig {
         let mut report = Report::new(self.document.parse_report().file());
         let mut sources = Vec::new();
         for (name, description, config) in std::mem::take(&mut self.sources) {
+            let probe = config.position_probe(&self.context).into();
             match config.open(&self.context) {
                 Ok(source) => sources.push(PlannedSource {
                     name: name.as_str().into(),
                     description,
                     source,
+                    probe,
                 }),
                 Err(error) => {
                     let section = format!("sources.{name}");

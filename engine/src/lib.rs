@@ -23,12 +23,13 @@ mod snapshot;
 mod sources;
 mod start;
 mod state;
+mod state_check;
 mod telemetry;
 
 pub use checks::{ConnectionChecks, SectionCheck};
 pub use config::{
-    ApiVersion, DocumentsConfig, IndexConfig, LoadedConfig, PipelineConfig, StateConfig,
-    editor_schema,
+    ApiVersion, DocumentsConfig, IndexConfig, LoadedConfig, NamedProbes, PipelineConfig,
+    StateConfig, editor_schema,
 };
 pub use dataflow::ShardError;
 pub use dead_letters::{DeadLetterCounts, DeadLetters, LetterSelection};
@@ -43,3 +44,4 @@ pub use registry::{
 pub use replay::{Redecoders, Refusal, ReplayReport, replay};
 pub use start::StartOptions;
 pub use state::StateError;
+pub use state_check::{StateReport, check_state};

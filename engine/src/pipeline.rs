@@ -233,6 +233,7 @@ impl Pipeline {
         let commit = spawn("commit", move || commit::run(&commit_state, commit_ports))?;
         let workers = start_workers(parts, plan.workers)?;
 
+        let service = Service::new(publisher, &plan.sources, plan.indexes, caught_up_at.clone());
         let planned = std::mem::take(&mut plan.sources);
         let Feeders { lanes, threads } = Feeders::start(planned, &state, (mode, input), &stop)?;
         let asked = state.clone();
@@ -244,13 +245,12 @@ impl Pipeline {
             committed,
             committed_epoch: Arc::new(move || asked.epoch()),
             budget,
-            caught_up_at: caught_up_at.clone(),
+            caught_up_at,
             mode,
             stop: stop.clone(),
         };
         let (first, resumed) = (state.epoch() + 1, Resumed::of(&state.record()));
         let ingest = spawn("ingest", move || ingest::run(ports, first, resumed))?;
-        let service = Service::new(publisher, state.names(), plan.indexes, caught_up_at);
         let upkeep = start_upkeep()?;
         Ok(Self {
             state,

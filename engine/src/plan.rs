@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
-use vectide_model::{Chunker, DeadLetterSink, Embedder, Source, VectorIndexFactory, stable_hash};
+use vectide_model::{
+    Chunker, DeadLetterSink, Embedder, PositionProbe, Source, VectorIndexFactory, stable_hash,
+};
 use vectide_operators::{DocumentView, PlanIndex};
 
 use crate::state::Names;
@@ -58,6 +60,8 @@ pub struct PlannedSource {
     pub description: String,
     /// The reader.
     pub source: Box<dyn Source>,
+    /// What tells where it ends now.
+    pub probe: Arc<dyn PositionProbe>,
 }
 
 /// A document view.

@@ -4,8 +4,8 @@ use serde_json::Value;
 use std::sync::Arc;
 use vectide_model::{
     Chunker, ChunkerConfig, ComponentError, ConnectionCheck, DeadLetterSink, DeadLetterSinkConfig,
-    EmbedConfig, OpenContext, OpenEmbedder, Redecoder, Source, SourceConfig, TokenCounter,
-    VectorIndexFactory,
+    EmbedConfig, OpenContext, OpenEmbedder, PositionProbe, Redecoder, Source, SourceConfig,
+    TokenCounter, VectorIndexFactory,
 };
 
 /// All components, by the names that configurations use.
@@ -38,6 +38,8 @@ pub trait AnySourceConfig: Send + Sync {
     /// # Errors
     /// When it can't be had.
     fn redecoder(&self, context: &OpenContext) -> Result<Box<dyn Redecoder>, ComponentError>;
+    /// What tells where the source ends now.
+    fn position_probe(&self, context: &OpenContext) -> Box<dyn PositionProbe>;
 }
 
 impl<C: SourceConfig> AnySourceConfig for C {
@@ -52,6 +54,9 @@ impl<C: SourceConfig> AnySourceConfig for C {
     }
     fn redecoder(&self, context: &OpenContext) -> Result<Box<dyn Redecoder>, ComponentError> {
         SourceConfig::redecoder(self, context)
+    }
+    fn position_probe(&self, context: &OpenContext) -> Box<dyn PositionProbe> {
+        SourceConfig::position_probe(self, context)
     }
 }
 

@@ -4,9 +4,9 @@
 //! a commit or another query. The snapshot is taken after the text is embedded, so that it is as
 //! fresh as it can be.
 
-use crate::plan::PlannedIndex;
+use crate::plan::{PlannedIndex, PlannedSource};
 use crate::snapshot::{Published, Publisher};
-use crate::state::{DocumentRecord, Names, chunk_key, decode, entity_key};
+use crate::state::{DocumentRecord, chunk_key, decode, entity_key};
 use crate::telemetry;
 use serde_json::value::RawValue;
 use std::collections::HashMap;
@@ -15,14 +15,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use vectide_model::{
     Answer, ChunkId, ChunkSpan, DocumentChunk, DocumentView, Embedder, EmbeddingsAnswer, Hit,
-    IndexStatus, Lane, ModelIdentity, Positions, Query, QueryError, QueryInput, QueryService,
-    Readiness, ScoredChunk, Span, StoreError, StoreRead, Table, Timings,
+    IndexStatus, Lane, ModelIdentity, PositionProbe, Positions, Query, QueryError, QueryInput,
+    QueryService, Readiness, ScoredChunk, Span, StoreError, StoreRead, Table, Timings,
 };
 
 /// Answers queries.
 pub(crate) struct Service {
     publisher: Arc<Publisher>,
-    sources: Vec<Arc<str>>,
+    sources: Vec<(Arc<str>, Arc<dyn PositionProbe>)>,
     indexes: Vec<PlannedIndex>,
     caught_up_at: Arc<AtomicU64>,
 }
@@ -42,13 +42,16 @@ fn invalid(field: &'static str, fact: impl Into<String>, hint: impl Into<String>
 impl Service {
     pub(crate) fn new(
         publisher: Arc<Publisher>,
-        names: &Names,
+        sources: &[PlannedSource],
         indexes: Vec<PlannedIndex>,
         caught_up_at: Arc<AtomicU64>,
     ) -> Self {
         Self {
             publisher,
-            sources: names.sources.clone(),
+            sources: sources
+                .iter()
+                .map(|source| (source.name.clone(), source.probe.clone()))
+                .collect(),
             indexes,
             caught_up_at,
         }
@@ -361,7 +364,25 @@ impl QueryService for Service {
     }
 
     fn sources(&self) -> Vec<String> {
-        self.sources.iter().map(|name| name.to_string()).collect()
+        let names = self.sources.iter().map(|(name, _)| name.to_string());
+        names.collect()
+    }
+
+    fn end_of(&self, source: &str) -> Result<Positions, QueryError> {
+        let Some((name, probe)) = self.sources.iter().find(|(name, _)| **name == *source) else {
+            return Err(QueryError::NotFound {
+                kind: "source",
+                name: source.to_owned(),
+                known: self.sources(),
+            });
+        };
+        match probe.end() {
+            Ok(end) => Ok(Positions::from([(name.clone(), end)])),
+            Err(error) => Err(QueryError::Unavailable(format!(
+                "source `{source}` does not tell where it ends: {}",
+                error.fact
+            ))),
+        }
     }
 
     fn positions(&self) -> Option<Arc<Positions>> {

@@ -6,10 +6,10 @@
 //! copied by the first and deleted before the second is in Kafka for ever (see docs/SERVICES.md).
 
 use crate::pipeline::{CONTENT, Pipeline, TABLES, expect_same, kafka_json, state_of};
-use crate::random::Random;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use vectide_tests::Random;
 use vectide_tests::services::{Database, Services};
 
 /// Kills of Connect in a run; `VECTIDE_KILL_ROUNDS` asks for more.

@@ -9,5 +9,4 @@ mod history;
 mod kills;
 mod native;
 mod pipeline;
-mod random;
 mod transactions;

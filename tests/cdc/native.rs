@@ -4,7 +4,7 @@
 use crate::history::replay;
 use crate::kills::{OWN_KILLS_PER_ROUND, beside_writers, fill, kill_ours};
 use crate::pipeline::{CONTENT, Pipeline, State, TABLES, native, state_of};
-use crate::random::Random;
+use vectide_tests::Random;
 use vectide_tests::data_directory;
 use vectide_tests::services::Services;
 

@@ -5,9 +5,11 @@
 
 pub mod data;
 pub mod process;
+pub mod random;
 pub mod scripted;
 pub mod services;
 
 pub use data::{data_directory, read_lines};
 pub use process::{Running, call, free_port, run_to_end, vectide, vectide_binary, write_config};
+pub use random::Random;
 pub use scripted::{Changes, Script, ScriptedPipeline};

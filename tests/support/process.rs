@@ -142,6 +142,12 @@ impl Running {
         self.child.wait().is_ok_and(|status| status.success())
     }
 
+    /// Kills it where it stands (SIGKILL).
+    pub fn kill(mut self) {
+        self.child.kill().unwrap_or_else(|error| panic!("{error}"));
+        self.child.wait().unwrap_or_else(|error| panic!("{error}"));
+    }
+
     /// A client of its endpoint.
     pub fn client(&self) -> vectide_serve::Client {
         vectide_serve::Client::new(&self.url).unwrap_or_else(|error| panic!("{error}"))

@@ -145,6 +145,7 @@ impl ScriptedPipeline {
                 name: name.clone(),
                 description: "script".into(),
                 source,
+                probe: Arc::new(|| Ok(BTreeMap::new())),
             });
             plan.documents.push(PlannedDocuments {
                 name: name.clone(),

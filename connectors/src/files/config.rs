@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Duration;
 use vectide_model::{
-    ByteSize, ComponentError, ConnectionCheck, HumanDuration, OpenContext, Redecoder, Source,
-    SourceConfig,
+    ByteSize, ComponentError, ConnectionCheck, HumanDuration, OpenContext, PositionProbe,
+    Redecoder, Source, SourceConfig,
 };
 
 /// A directory of documents: its files are the rows, their relative paths the keys.
@@ -126,6 +126,15 @@ impl SourceConfig for FilesConfig {
             file_bytes_max: self.max_file,
             is_watched: self.watch,
         }))
+    }
+
+    /// A folder has no order of writes that a position could stand in.
+    fn position_probe(&self, _: &OpenContext) -> Box<dyn PositionProbe> {
+        Box::new(|| {
+            let fact = "a folder has no end that a position could name";
+            let hint = "ask a log, Kafka or Postgres";
+            Err(ComponentError::new("", fact, hint))
+        })
     }
 
     fn check_connection(&self, context: &OpenContext) -> Vec<ConnectionCheck> {

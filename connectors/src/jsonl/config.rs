@@ -1,18 +1,19 @@
 //! The configuration of a line log.
 
 use super::JsonlSource;
-use super::input::{Compression, LogFile};
+use super::input::{Compression, LogFile, end_of_lines};
 use crate::envelope::RawRecord;
 use crate::envelope::change::ChangeDecoder;
 use crate::redecode::RecordRedecoder;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 use vectide_model::{
     ByteSize, Change, ComponentError, ConnectionCheck, DeadLetter, OpenContext, Partition,
-    Redecoder, Row, Source, SourceConfig,
+    PositionProbe, Redecoder, Row, Source, SourceConfig,
 };
 
 /// A log of changes, one JSON object a line.
@@ -136,6 +137,26 @@ impl SourceConfig for JsonlConfig {
                 path,
             },
         }))
+    }
+
+    fn position_probe(&self, context: &OpenContext) -> Box<dyn PositionProbe> {
+        let path = context.config_dir.join(&self.path);
+        let partition = Partition::from(self.path.to_string_lossy());
+        Box::new(move || {
+            if Compression::of(&path) != Compression::Plain {
+                let fact = "where a compressed log ends is not known before it is read";
+                return Err(ComponentError::new(
+                    "path",
+                    fact,
+                    "write it as a plain file",
+                ));
+            }
+            let end = end_of_lines(&path).map_err(|error| {
+                let fact = format!("`{}` can't be read: {error}", path.display());
+                ComponentError::new("path", fact, "check the path and its permissions")
+            })?;
+            Ok(BTreeMap::from([(partition.clone(), end)]))
+        })
     }
 
     fn check_connection(&self, context: &OpenContext) -> Vec<ConnectionCheck> {

@@ -237,3 +237,21 @@ impl io::Write for LastByte {
         Ok(())
     }
 }
+/// The byte behind the last whole line of a plain log.
+pub(crate) fn end_of_lines(path: &Path) -> io::Result<u64> {
+    const BLOCK_BYTES: u64 = 64 * 1024;
+    let mut file = File::open(path)?;
+    let mut end = file.metadata()?.len();
+    let mut block = Vec::new();
+    while end > 0 {
+        let start = end.saturating_sub(BLOCK_BYTES);
+        file.seek(SeekFrom::Start(start))?;
+        block.clear();
+        (&file).take(end - start).read_to_end(&mut block)?;
+        if let Some(at) = memchr::memrchr(b'\n', &block) {
+            return Ok(start + at as u64 + 1);
+        }
+        end = start;
+    }
+    Ok(0)
+}

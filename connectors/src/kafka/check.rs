@@ -7,7 +7,6 @@ use super::context::LogContext;
 use super::properties::asking_config;
 use super::topics::TopicSelection;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaResult;
 use rdkafka::metadata::Metadata;
 use std::time::{Duration, Instant};
 use vectide_model::{ComponentError, ConnectionCheck};
@@ -21,28 +20,13 @@ const TRY_TIMEOUT: Duration = Duration::from_millis(500);
 /// Looks at everything, for a person.
 pub(crate) fn check(config: &KafkaConfig) -> Vec<ConnectionCheck> {
     let brokers = format!("brokers {}", config.brokers);
-    let mut properties = asking_config(config, "check");
-    // Without a group the client only answers questions.
-    properties.remove("group.id");
-    let created: KafkaResult<BaseConsumer<LogContext>> =
-        properties.create_with_context(LogContext::new("check"));
-    let client = match created {
-        Ok(client) => client,
-        Err(error) => {
-            let fact = format!("the Kafka client can't be made: {error}");
-            let error = ComponentError::new("properties", fact, "check `properties`");
-            return vec![line(brokers, Err(error))];
-        }
-    };
-    // All topics: a cluster that has many answers with many, once.
-    let all = match ask(&client, None) {
-        Ok(all) => all,
-        Err(reason) => {
-            let fact = format!("no answer: {reason}");
-            let hint = "check `brokers`, the network, `security.protocol`, `sasl.*` and `ssl.*`";
-            let error = ComponentError::new("brokers", fact, hint);
-            return vec![line(brokers, Err(error))];
-        }
+    let asked = asking_client(config).and_then(|client| {
+        let all = all_topics(&client)?;
+        Ok((client, all))
+    });
+    let (client, all) = match asked {
+        Ok(asked) => asked,
+        Err(error) => return vec![line(brokers, Err(error))],
     };
     let found = format!(
         "{} broker(s), {} topic(s)",
@@ -67,6 +51,29 @@ pub(crate) fn check(config: &KafkaConfig) -> Vec<ConnectionCheck> {
         lines.push(line(format!("transaction topic {topic}"), found));
     }
     lines
+}
+
+/// A client that only answers questions.
+pub(crate) fn asking_client(
+    config: &KafkaConfig,
+) -> Result<BaseConsumer<LogContext>, ComponentError> {
+    let mut properties = asking_config(config, "check");
+    // Without a group it takes part in nothing.
+    properties.remove("group.id");
+    let created = properties.create_with_context(LogContext::new("check"));
+    created.map_err(|error| {
+        let fact = format!("the Kafka client can't be made: {error}");
+        ComponentError::new("properties", fact, "check `properties`")
+    })
+}
+
+/// All topics: a cluster that has many answers with many, once.
+pub(crate) fn all_topics(client: &BaseConsumer<LogContext>) -> Result<Metadata, ComponentError> {
+    ask(client, None).map_err(|reason| {
+        let fact = format!("no answer: {reason}");
+        let hint = "check `brokers`, the network, `security.protocol`, `sasl.*` and `ssl.*`";
+        ComponentError::new("brokers", fact, hint)
+    })
 }
 
 fn line(what: String, result: Result<String, ComponentError>) -> ConnectionCheck {

@@ -16,7 +16,7 @@ use std::num::NonZeroUsize;
 use std::time::{Duration, SystemTime};
 use vectide_model::{
     ByteSize, Change, ComponentError, ConnectionCheck, DeadLetter, HumanDuration, OpenContext,
-    Redecoder, Source, SourceConfig,
+    PositionProbe, Redecoder, Source, SourceConfig,
 };
 
 /// Topics of a Kafka cluster.
@@ -180,6 +180,11 @@ impl SourceConfig for KafkaConfig {
 
     fn check_connection(&self, _: &OpenContext) -> Vec<ConnectionCheck> {
         super::check::check(self)
+    }
+
+    fn position_probe(&self, _: &OpenContext) -> Box<dyn PositionProbe> {
+        let config = self.clone();
+        Box::new(move || super::ends::ends(&config))
     }
 
     fn redecoder(&self, _: &OpenContext) -> Result<Box<dyn Redecoder>, ComponentError> {

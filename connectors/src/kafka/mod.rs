@@ -31,6 +31,7 @@ mod collections;
 mod config;
 mod connection;
 mod context;
+mod ends;
 mod errors;
 mod fingerprint;
 mod gathering;

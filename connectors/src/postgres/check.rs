@@ -5,8 +5,10 @@ use super::catalog::{self, ReplicaIdentity, Server, TableFacts, show_lsn};
 use super::config::PostgresConfig;
 use super::connection::{Connection, Connector, Purpose};
 use super::errors::End;
+use super::tables::WAL;
+use std::collections::BTreeMap;
 use std::path::Path;
-use vectide_model::{ComponentError, ConnectionCheck, StopSignal};
+use vectide_model::{ComponentError, ConnectionCheck, Partition, StopSignal};
 
 /// Looks at everything.
 pub(crate) fn check(config: &PostgresConfig, folder: &Path) -> Vec<ConnectionCheck> {
@@ -65,6 +67,31 @@ pub(crate) fn check(config: &PostgresConfig, folder: &Path) -> Vec<ConnectionChe
     check_slot(&mut queries, config, &mut checks);
     queries.close();
     checks.0
+}
+
+/// Where the server's log ends now.
+pub(crate) fn end_of_log(
+    config: &PostgresConfig,
+    folder: &Path,
+) -> Result<BTreeMap<Partition, u64>, ComponentError> {
+    let connector = Connector {
+        config: config.clone(),
+        folder: folder.to_owned(),
+        stop: StopSignal::new(),
+    };
+    let connected = connector.connect(Purpose::Queries);
+    let asked = connected.and_then(|mut queries| {
+        let lsn = catalog::current_lsn(&mut queries)?;
+        queries.close();
+        Ok(lsn)
+    });
+    match asked {
+        Ok(lsn) => Ok(BTreeMap::from([(WAL.into(), lsn)])),
+        Err(error) => {
+            let (fact, hint) = End::from(error).fact_and_hint();
+            Err(ComponentError::new("host", fact, hint))
+        }
+    }
 }
 
 fn describe(table: &TableFacts) -> String {

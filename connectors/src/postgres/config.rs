@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use vectide_model::{
-    ByteSize, ComponentError, ConnectionCheck, OpenContext, Redecoder, Source, SourceConfig,
+    ByteSize, ComponentError, ConnectionCheck, OpenContext, PositionProbe, Redecoder, Source,
+    SourceConfig,
 };
 
 /// Tables of a PostgreSQL database (14 or newer), read by logical replication.
@@ -327,6 +328,11 @@ impl SourceConfig for PostgresConfig {
                 folder: context.config_dir.clone(),
             })),
         }
+    }
+
+    fn position_probe(&self, context: &OpenContext) -> Box<dyn PositionProbe> {
+        let (config, folder) = (self.clone(), context.config_dir.clone());
+        Box::new(move || super::check::end_of_log(&config, &folder))
     }
 
     fn check_connection(&self, context: &OpenContext) -> Vec<ConnectionCheck> {

@@ -221,6 +221,11 @@ fn every_connection_is_checked_in_one_line() {
     ];
     let expected: Vec<(String, bool)> = expected.map(|(it, ok)| (it.to_owned(), ok)).to_vec();
     assert_eq!(said, expected);
+    let probe = parse(database.config(&["public.good"])).position_probe(&context());
+    let end = || probe.end().unwrap()["wal"];
+    let before = end();
+    database.client().query("INSERT INTO good VALUES (1)");
+    assert!(end() > before, "a write moves the end");
     // It leaves nothing behind.
     let left = database.client().query("SELECT 1 FROM pg_publication");
     assert!(left.is_empty());

@@ -139,7 +139,7 @@ pub fn replay(config: &Path, selection: LetterSelection) -> Result<(), Failure> 
     // A state is not made by a replay, and it is told before models are opened.
     drop(DeadLetters::open(&loaded.state_directory())?);
     let (plan, redecoders) = loaded
-        .open_for_replay(&registry())
+        .open_without_sources(&registry())
         .map_err(|report| Failure::config(&report))?;
     let report = vectide_engine::replay(plan, redecoders, selection)?;
     for refusal in &report.refusals {

@@ -1,11 +1,13 @@
 //! The `vectide` command, as a library so that tests, benchmarks and the demo run the same code.
 
+pub mod check;
 pub mod dlq;
 pub mod evaluate;
 pub mod export;
 pub mod failure;
 pub mod logging;
 pub mod model;
+pub mod position;
 pub mod progress;
 pub mod query;
 pub mod registry;

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use vectide_app::query::Question;
 use vectide_app::{
-    dlq, evaluate, export, failure::Failure, logging, model, query, run, tap, validate,
+    check, dlq, evaluate, export, failure::Failure, logging, model, position, query, run, tap,
+    validate,
 };
 use vectide_engine::{ExportKind, LetterSelection};
 use vectide_model::{DeadLetterReason, ReadMode};
@@ -42,8 +43,24 @@ enum Command {
         #[arg(long)]
         connect: bool,
     },
+    /// Compare the whole state of a pipeline that does not run with the rows it was made from: every
+    /// document, text, chunk, vector and file; exit status 1 if something is wrong.
+    Check {
+        /// The configuration.
+        config: PathBuf,
+        /// Print what was found as one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
     /// Print the changes of a source as they come, decoded; nothing is kept.
     Tap(TapArguments),
+    /// Ask the sources where they end now, and print it as a query's `at_least` takes it.
+    Position {
+        /// The configuration.
+        config: PathBuf,
+        /// Only this source.
+        source: Option<String>,
+    },
     /// Dead letters of a pipeline that does not run.
     Dlq {
         #[command(subcommand)]
@@ -277,7 +294,9 @@ fn execute(command: Command) -> Result<(), Failure> {
             config,
             connect: true,
         } => validate::connect(&config),
+        Command::Check { config, json } => check::check(&config, json),
         Command::Tap(arguments) => tap_source(&arguments),
+        Command::Position { config, source } => position::position(&config, source.as_deref()),
         Command::Dlq { command } => dead_letters(command),
         Command::Schema => validate::print_schema(),
         Command::Query {

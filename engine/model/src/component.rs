@@ -3,9 +3,10 @@
 //! Each component keeps its configuration struct in its own file, with unknown fields denied, and
 //! the registry of the binary names the struct. Nothing else has to know it.
 
-use crate::{Change, Chunker, DeadLetter, Embedder, Source, TokenCounter};
+use crate::{Change, Chunker, DeadLetter, Embedder, Partition, Source, TokenCounter};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -82,6 +83,31 @@ pub trait SourceConfig: DeserializeOwned + JsonSchema + Send + Sync + 'static {
     /// When it can't be had, or this source has no use for it (a file is read again when it
     /// changes).
     fn redecoder(&self, context: &OpenContext) -> Result<Box<dyn Redecoder>, ComponentError>;
+
+    /// What tells where the source ends now.
+    fn position_probe(&self, context: &OpenContext) -> Box<dyn PositionProbe>;
+}
+
+/// Tells where a source ends now, so that an answer can be asked for which holds everything before.
+///
+/// Any function of that shape is one.
+pub trait PositionProbe: Send + Sync {
+    /// Partition -> offset: a state at these positions holds every write that the source had
+    /// acknowledged before the call. Partitions are those that positions of the source have. Takes
+    /// seconds at most.
+    ///
+    /// # Errors
+    /// When the source does not answer, or has no such positions.
+    fn end(&self) -> Result<BTreeMap<Partition, u64>, ComponentError>;
+}
+
+impl<F> PositionProbe for F
+where
+    F: Fn() -> Result<BTreeMap<Partition, u64>, ComponentError> + Send + Sync,
+{
+    fn end(&self) -> Result<BTreeMap<Partition, u64>, ComponentError> {
+        self()
+    }
 }
 
 /// The configuration of a chunker type. Implement it beside the chunker.

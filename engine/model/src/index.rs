@@ -128,6 +128,18 @@ pub trait VectorIndexFactory: Send + Sync {
         dimension: usize,
         state: ShardState,
     ) -> Result<Box<dyn VectorIndex>, IndexError>;
+
+    /// Opens the rows of a shard to look at them: every file that `state` names is verified, and
+    /// nothing in `directory` is changed.
+    ///
+    /// # Errors
+    /// As [`VectorIndexFactory::open`].
+    fn read(
+        &self,
+        directory: &Path,
+        dimension: usize,
+        state: ShardState,
+    ) -> Result<Arc<dyn VectorIndexRead>, IndexError>;
 }
 
 impl ShardState {
@@ -303,6 +315,11 @@ mod contract {
         }
 
         pub(super) fn reopen(&mut self) {
+            let read = self
+                .factory
+                .read(&self.directory, DIMENSION, self.state.clone())
+                .expect("the committed state can be looked at");
+            assert_eq!(read.rows(), self.live.len(), "rows of a shard looked at");
             self.index = self
                 .factory
                 .open(&self.directory, DIMENSION, self.state.clone())

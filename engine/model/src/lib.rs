@@ -21,7 +21,7 @@ pub use change::{Change, DeadLetter, DeadLetterReason, Key, Partition, Position,
 pub use chunker::{ChunkError, Chunker, TokenCounter, chunker_contract};
 pub use component::{
     ChunkerConfig, ComponentError, ConnectionCheck, Device, EmbedConfig, OpenContext, OpenEmbedder,
-    Redecoder, SourceConfig,
+    PositionProbe, Redecoder, SourceConfig,
 };
 pub use dead_letter::{DeadLetterSink, DeadLetterSinkConfig, DeadLetterSinkError, KeptLetter};
 pub use document::{

@@ -248,6 +248,13 @@ pub trait QueryService: Send + Sync + 'static {
     /// Names of the sources, configured or not yet read alike.
     fn sources(&self) -> Vec<String>;
 
+    /// Where a source ends now, with its name before the partitions: what a query's `at_least` takes
+    /// to read everything that was written before. Asks the source itself.
+    ///
+    /// # Errors
+    /// [`QueryError::NotFound`]; [`QueryError::Unavailable`] when the source does not tell.
+    fn end_of(&self, source: &str) -> Result<Positions, QueryError>;
+
     /// The positions of the published state; `None` while nothing is published. Does not block.
     fn positions(&self) -> Option<Arc<Positions>>;
 

@@ -39,6 +39,9 @@ impl QueryService for Prepared {
     fn sources(&self) -> Vec<String> {
         Vec::new()
     }
+    fn end_of(&self, _: &str) -> Result<Positions, QueryError> {
+        Err(QueryError::Unavailable(String::new()))
+    }
     fn positions(&self) -> Option<Arc<Positions>> {
         None
     }

@@ -34,6 +34,9 @@ pub(crate) struct Shared {
     /// Batches of embeddings that may run at once: half of the threads, so that queries always
     /// find one free of them.
     pub(crate) embedding_turns: Semaphore,
+    /// Questions to sources that may run at once: a quarter of the threads, since a source may be
+    /// slow or gone.
+    pub(crate) source_turns: Semaphore,
     pool: QueryPool,
 }
 
@@ -54,6 +57,7 @@ impl Endpoint {
             timeout,
             started_at: SystemTime::now(),
             embedding_turns: Semaphore::new(threads.div_ceil(2)),
+            source_turns: Semaphore::new(threads.div_ceil(4)),
             pool: QueryPool::new(threads, config.queue_max, timeout)?,
         })))
     }

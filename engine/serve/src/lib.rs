@@ -28,6 +28,7 @@ mod problem;
 mod query;
 mod router;
 mod server;
+mod sources;
 mod state;
 
 pub use at_least::{OffsetView, OnTimeout, Wanted};
@@ -46,4 +47,5 @@ pub use openapi::openapi;
 pub use problem::{OpenAiError, Problem};
 pub use query::{HitView, IncludeField, QueryRequest, QueryResponse, TookMs};
 pub use server::serve;
+pub use sources::PositionResponse;
 pub use state::{AsOfView, PositionView, Positions, SpanView};

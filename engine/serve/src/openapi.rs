@@ -2,7 +2,7 @@
 //!
 //! Invariant: each route of the router is described here and nowhere else; a test compares them.
 
-use crate::{documents, embeddings, health, indexes, models, problem, query};
+use crate::{documents, embeddings, health, indexes, models, problem, query, sources};
 use axum::http::{HeaderValue, header::CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use std::sync::LazyLock;
@@ -22,6 +22,7 @@ use utoipa::{Modify, OpenApi};
         indexes::list,
         indexes::get,
         documents::get,
+        sources::position,
         embeddings::create,
         models::list,
         models::get,

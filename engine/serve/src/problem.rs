@@ -135,6 +135,7 @@ fn not_found(kind: &'static str, name: &str, known: &[String]) -> Refusal {
         "index" => "index_not_found",
         "document" => "document_not_found",
         "model" => "model_not_found",
+        "source" => "source_not_found",
         _ => "not_found",
     };
     let hint = match nearest(name, known) {

@@ -7,7 +7,7 @@ use crate::auth::require_key;
 use crate::endpoint::Endpoint;
 use crate::observe::observe;
 use crate::problem::Refusal;
-use crate::{documents, embeddings, health, indexes, models, openapi, query};
+use crate::{documents, embeddings, health, indexes, models, openapi, query, sources};
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::{from_fn, from_fn_with_state};
@@ -20,6 +20,7 @@ pub(crate) fn router(endpoint: Endpoint) -> Router {
         .route("/v1/indexes/{index}", get(indexes::get))
         .route("/v1/indexes/{index}/query", post(query::query))
         .route("/v1/indexes/{index}/documents/{*id}", get(documents::get))
+        .route("/v1/sources/{source}/position", get(sources::position))
         .route("/v1/embeddings", post(embeddings::create))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*model}", get(models::get))

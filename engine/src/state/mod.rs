@@ -146,38 +146,12 @@ impl State {
 
     /// Where a shard keeps its segment files.
     pub(crate) fn shard_directory(&self, index: &str, shard: u32) -> PathBuf {
-        self.directory
-            .join("segments")
-            .join(index)
-            .join(shard.to_string())
+        shard_directory(&self.directory, index, shard)
     }
 
     /// The committed state of a shard.
     pub(crate) fn shard_state(&self, index: &str, shard: u32) -> Result<ShardState, StoreError> {
-        let read = self.snapshot();
-        let prefix = shard_prefix(index, shard);
-        let mut state = ShardState::default();
-        for entry in read.scan(Table::Head, &prefix) {
-            let (key, value) = entry?;
-            let vector = Embedding::from_bytes(&value);
-            let chunk = key[prefix.len()..].try_into().map(vectide_model::ChunkId);
-            match (chunk, vector) {
-                (Ok(chunk), Some(vector)) => state.head.push((chunk, vector)),
-                _ => return Err(StoreError::Refused("a head row is damaged".into())),
-            }
-        }
-        for entry in read.scan(Table::Segments, &prefix) {
-            let manifest: SegmentManifest = decode("a segment's manifest", &entry?.1)?;
-            let under = segment_key(index, shard, manifest.id);
-            for tombstone in read.scan(Table::Tombstones, &under) {
-                let (key, _) = tombstone?;
-                let row = key[under.len()..].try_into().map(u32::from_be_bytes);
-                let row = row.map_err(|_| StoreError::Refused("a tombstone is damaged".into()))?;
-                state.tombstones.push((manifest.id, row));
-            }
-            state.segments.push(manifest);
-        }
-        Ok(state)
+        shard_state(&*self.snapshot(), index, shard)
     }
 
     /// The rows of a source, for sources that compare.
@@ -187,6 +161,43 @@ impl State {
             source,
         })
     }
+}
+
+/// Where a shard keeps its segment files in a state's folder.
+pub(crate) fn shard_directory(directory: &Path, index: &str, shard: u32) -> PathBuf {
+    let segments = directory.join("segments");
+    segments.join(index).join(shard.to_string())
+}
+
+/// The committed state of a shard.
+pub(crate) fn shard_state(
+    read: &dyn StoreRead,
+    index: &str,
+    shard: u32,
+) -> Result<ShardState, StoreError> {
+    let prefix = shard_prefix(index, shard);
+    let mut state = ShardState::default();
+    for entry in read.scan(Table::Head, &prefix) {
+        let (key, value) = entry?;
+        let vector = Embedding::from_bytes(&value);
+        let chunk = key[prefix.len()..].try_into().map(vectide_model::ChunkId);
+        match (chunk, vector) {
+            (Ok(chunk), Some(vector)) => state.head.push((chunk, vector)),
+            _ => return Err(StoreError::Refused("a head row is damaged".into())),
+        }
+    }
+    for entry in read.scan(Table::Segments, &prefix) {
+        let manifest: SegmentManifest = decode("a segment's manifest", &entry?.1)?;
+        let under = segment_key(index, shard, manifest.id);
+        for tombstone in read.scan(Table::Tombstones, &under) {
+            let (key, _) = tombstone?;
+            let row = key[under.len()..].try_into().map(u32::from_be_bytes);
+            let row = row.map_err(|_| StoreError::Refused("a tombstone is damaged".into()))?;
+            state.tombstones.push((manifest.id, row));
+        }
+        state.segments.push(manifest);
+    }
+    Ok(state)
 }
 
 /// Opens a state that no process writes, to look at it or to repair it.
@@ -211,7 +222,8 @@ pub(crate) fn read_commit(read: &dyn StoreRead) -> Result<Option<CommitRecord>, 
         .transpose()
 }
 
-fn refuse_other_pipeline(
+/// Refuses a state that another pipeline made, naming the differences.
+pub(crate) fn refuse_other_pipeline(
     directory: &Path,
     held: &BTreeMap<String, String>,
     configured: &BTreeMap<String, String>,

@@ -11,7 +11,9 @@ use crate::shard::Shard;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
-use vectide_model::{IndexError, SegmentId, ShardState, VectorIndex, VectorIndexFactory};
+use vectide_model::{
+    IndexError, SegmentId, ShardState, VectorIndex, VectorIndexFactory, VectorIndexRead,
+};
 
 /// Limits of a shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +84,17 @@ impl VectorIndexFactory for FaissFactory {
         let shard = open_shard(directory, dimension, state, self.options, self.builder()?)?;
         Ok(Box::new(shard))
     }
+
+    fn read(
+        &self,
+        directory: &Path,
+        dimension: usize,
+        state: ShardState,
+    ) -> Result<Arc<dyn VectorIndexRead>, IndexError> {
+        check_processor()?;
+        let shard = restore_shard(directory, dimension, &state, self.options, self.builder()?)?;
+        Ok(Arc::new(shard.snapshot()))
+    }
 }
 
 /// Opens a shard whose segments are built by `builder`.
@@ -93,8 +106,19 @@ pub(crate) fn open_shard(
     builder: Arc<Builder>,
 ) -> Result<Shard, IndexError> {
     files::sweep(directory, &state.segments)?;
-    let next_id = next_id(&state);
-    let segments = open_segments(directory, dimension, &state)?;
+    restore_shard(directory, dimension, &state, options, builder)
+}
+
+/// The shard of a committed state; its folder is only read.
+fn restore_shard(
+    directory: &Path,
+    dimension: usize,
+    state: &ShardState,
+    options: FaissOptions,
+    builder: Arc<Builder>,
+) -> Result<Shard, IndexError> {
+    let next_id = next_id(state);
+    let segments = open_segments(directory, dimension, state)?;
     let mut shard = Shard::new(
         directory.into(),
         dimension,

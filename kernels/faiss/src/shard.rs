@@ -339,7 +339,8 @@ impl Shard {
         commit
     }
 
-    fn snapshot(&self) -> ShardRead {
+    /// What is in it now.
+    pub(crate) fn snapshot(&self) -> ShardRead {
         let frozen = self.frozen.iter().map(|frozen| &frozen.head);
         let heads = frozen.chain([&self.open]).map(|head| head.view().clone());
         ShardRead {

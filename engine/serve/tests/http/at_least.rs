@@ -110,3 +110,20 @@ fn bad_wishes_are_told() {
         assert!(told.contains(hint), "{request}: {told}");
     }
 }
+
+#[test]
+fn a_sources_end_is_what_at_least_takes() {
+    let server = Server::start();
+    let told = server.get("/v1/sources/pages/position").ok();
+    assert_eq!(told, json!({"positions": {"pages": {"pages/0": 5}}}));
+    let request = json!({"text": "engine", "at_least": told["positions"]});
+    let answer = server.post(QUERY, &request.to_string()).ok();
+    assert_eq!(answer.get("stale"), None);
+
+    let reply = server.get("/v1/sources/page/position");
+    assert_eq!(reply.status, 404);
+    let problem = reply.json();
+    assert_eq!(problem["code"], "source_not_found");
+    assert_eq!(problem["hint"], "did you mean `pages`?");
+    assert_eq!(server.get("/v1/sources/gone/position").status, 503);
+}

@@ -321,6 +321,18 @@ impl QueryService for Memory {
             .collect()
     }
 
+    fn end_of(&self, source: &str) -> Result<Positions, QueryError> {
+        match source {
+            "pages" => Ok(Positions::clone(&Self::as_of().positions)),
+            "gone" => Err(QueryError::Unavailable("it does not answer".into())),
+            name => Err(QueryError::NotFound {
+                kind: "source",
+                name: name.into(),
+                known: self.sources(),
+            }),
+        }
+    }
+
     fn positions(&self) -> Option<Arc<Positions>> {
         let mut positions = Positions::clone(&Self::as_of().positions);
         // A test moves the first partition forward.

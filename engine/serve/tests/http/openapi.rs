@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 /// Method, path as described, path to call.
-const ROUTES: [(&str, &str, &str); 11] = [
+const ROUTES: [(&str, &str, &str); 12] = [
     (
         "post",
         "/v1/indexes/{index}/query",
@@ -18,6 +18,11 @@ const ROUTES: [(&str, &str, &str); 11] = [
         "get",
         "/v1/indexes/{index}/documents/{id}",
         "/v1/indexes/pages/documents/plain",
+    ),
+    (
+        "get",
+        "/v1/sources/{source}/position",
+        "/v1/sources/pages/position",
     ),
     ("post", "/v1/embeddings", "/v1/embeddings"),
     ("get", "/v1/models", "/v1/models"),

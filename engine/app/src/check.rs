@@ -1,0 +1,51 @@
+//! `vectide check`: whether a state is what its rows say.
+
+use crate::failure::Failure;
+use crate::registry::registry;
+use crate::validate;
+use std::path::Path;
+
+/// Checks the state of a pipeline that does not run, and prints what was found: for a person, or as
+/// one JSON object.
+///
+/// # Errors
+/// A bad configuration; a state that is missing, in use or another pipeline's; or how much is wrong
+/// with it.
+pub fn check(config: &Path, json: bool) -> Result<(), Failure> {
+    let loaded = validate::load(config)?;
+    let plan = loaded
+        .open_without_sources(&registry())
+        .map_err(|report| Failure::config(&report))?
+        .0;
+    let report = vectide_engine::check_state(&plan)?;
+    if json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        println!(
+            "epoch {}: {} rows, {} documents, {} chunks, {} vectors in {} segments and heads, {} \
+             dead letters",
+            report.epoch,
+            report.rows,
+            report.documents,
+            report.chunks,
+            report.vectors,
+            report.segments,
+            report.dead_letters
+        );
+        for fault in &report.told {
+            println!("FAULT {fault}");
+        }
+        let told = report.told.len() as u64;
+        if report.faults > told {
+            println!("and {} more", report.faults - told);
+        }
+    }
+    if report.faults > 0 {
+        return Err(Failure::new(format!(
+            "{} faults in the state\nhint: restore it from a copy, or remove it to build it again \
+             from the sources",
+            report.faults
+        )));
+    }
+    Ok(())
+}
