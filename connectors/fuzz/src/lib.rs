@@ -8,6 +8,7 @@
 
 #[path = "../../src/envelope/mod.rs"]
 pub mod envelope;
+pub mod postgres;
 #[path = "../../src/registry/mod.rs"]
 pub mod registry;
 
@@ -107,4 +108,4 @@ fn decode_record(decoder: &mut RecordDecoder, record: &RawRecord<'_>) {
 }
 
 /// Any JSON.
-type Valid = serde::de::IgnoredAny;
+pub(crate) type Valid = serde::de::IgnoredAny;
