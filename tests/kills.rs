@@ -11,7 +11,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use vectide_tests::{
-    Random, Running, call, data_directory, free_port, read_lines, run_to_end, write_config,
+    Random, Running, call, data_directory, free_port, is_torture, read_lines, run_to_end, seed,
+    write_config,
 };
 
 /// A transaction of the history: its lines in the log, and what each did to which document.
@@ -153,14 +154,6 @@ fn append(log: &mut File, transactions: &[Transaction]) {
     }
 }
 
-fn seed() -> u64 {
-    let given = std::env::var("VECTIDE_SEED").ok();
-    given.and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        now.map_or(1, |since| u64::from(since.subsec_nanos()))
-    })
-}
-
 fn config(directory: &Path, log: &Path, port: u16) -> PathBuf {
     let source = format!(
         "{{type: jsonl, path: {}, follow: true, format: {{type: change, key: path, op: op, \
@@ -184,11 +177,8 @@ fn the_state_survives_kills_at_any_moment() {
     let Some(data) = data_directory("otel-docs-changes", "the_state_survives_kills") else {
         return;
     };
-    let is_torture = std::env::var("VECTIDE_TORTURE").is_ok_and(|value| value == "1");
-    let kills = if is_torture { 1_000 } else { 50 };
-    let seed = seed();
-    println!("seed {seed} (VECTIDE_SEED={seed} repeats it)");
-    let mut random = Random::new(seed);
+    let kills = if is_torture() { 1_000 } else { 50 };
+    let mut random = Random::new(seed());
     let transactions = transactions(&data);
     let directory = tempfile::tempdir().unwrap();
     let log_path = directory.path().join("events.jsonl");

@@ -229,8 +229,7 @@ impl Pipeline {
             embed_threads: plan.indexes.iter().map(bulk_threads).max().unwrap_or(1),
             letters,
         };
-        let commit_state = state.clone();
-        let commit = spawn("commit", move || commit::run(&commit_state, commit_ports))?;
+        let commit = start_commit(&state, commit_ports, &stop)?;
         let workers = start_workers(parts, plan.workers)?;
 
         let service = Service::new(publisher, &plan.sources, plan.indexes, caught_up_at.clone());
@@ -341,6 +340,19 @@ pub(crate) fn join<T>(thread: JoinHandle<T>) -> T {
         Ok(result) => result,
         Err(panic) => std::panic::resume_unwind(panic),
     }
+}
+
+/// Starts the commits. One that fails ends the pipeline: nothing that is read from then on could be
+/// kept.
+fn start_commit(
+    state: &Arc<State>,
+    ports: CommitPorts,
+    stop: &StopSignal,
+) -> io::Result<JoinHandle<Result<(), StoreError>>> {
+    let (state, stop) = (state.clone(), stop.clone());
+    spawn("commit", move || {
+        commit::run(&state, ports).inspect_err(|_| stop.stop())
+    })
 }
 
 fn start_workers(

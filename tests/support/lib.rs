@@ -11,5 +11,5 @@ pub mod services;
 
 pub use data::{data_directory, read_lines};
 pub use process::{Running, call, free_port, run_to_end, vectide, vectide_binary, write_config};
-pub use random::Random;
+pub use random::{Random, is_torture, seed};
 pub use scripted::{Changes, Script, ScriptedPipeline};

@@ -142,6 +142,11 @@ impl Running {
         self.child.wait().is_ok_and(|status| status.success())
     }
 
+    /// The number of its process.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Kills it where it stands (SIGKILL).
     pub fn kill(mut self) {
         self.child.kill().unwrap_or_else(|error| panic!("{error}"));
