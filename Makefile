@@ -2,11 +2,12 @@
 # make test   everything that is checked before a change lands
 # make bench  the benchmarks, with their peers where those can be installed
 # make fuzz   every decoder on 100,000 mutated inputs
+# make torture  the long runs of everything that attacks the state; writes docs/RELIABILITY.md
 # make services       PostgreSQL, Kafka, Debezium and a schema registry on loopback, to try things
 #                     with; their ports are in target/services/ports.env (SERVICES names another folder)
 # make services-down  ends them; their data stay for the next start
 
-.PHONY: demo test lint bench fuzz schema build setup services services-down
+.PHONY: demo test lint bench fuzz torture schema build setup services services-down
 
 demo: setup
 	cargo build --release --package vectide-app --package vectide-demo
@@ -36,6 +37,10 @@ bench: setup
 
 fuzz: setup
 	scripts/fuzz.sh 100000
+
+torture:
+	@scripts/setup.sh test
+	scripts/torture.sh
 
 SERVICES ?= target/services
 

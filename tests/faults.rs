@@ -14,6 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
+use vectide_connectors::testing::started_or_skip;
 use vectide_tests::{Random, call, is_torture, run_to_end, seed, vectide_binary, write_config};
 
 /// More than the head of a shard holds, so that segments are written as well.
@@ -57,17 +58,16 @@ const FAULTS: [Fault; 5] = [
     },
 ];
 
-fn has_strace() -> bool {
+/// Whether there is a strace that may trace.
+fn strace() -> Result<(), String> {
     let tried = Command::new("strace")
         .args(["-f", "-e", "trace=fsync", "-o", "/dev/null", "true"])
         .output();
-    let works = tried.is_ok_and(|output| output.status.success());
-    let is_required = std::env::var("VECTIDE_REQUIRE_SERVICES").is_ok_and(|value| value == "1");
-    assert!(works || !is_required, "strace is missing or may not trace");
-    if !works {
-        eprintln!("skipped: faults: strace is missing or may not trace");
+    match tried {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        Err(error) => Err(format!("strace can't be run: {error}")),
     }
-    works
 }
 
 /// Runs a configuration to its end under strace, which writes the calls to `trace`.
@@ -241,7 +241,8 @@ fn the_state_survives_a_full_disk() {
 
 #[test]
 fn the_state_survives_calls_that_fail_or_are_the_last() {
-    if !has_strace() {
+    let test = "the_state_survives_calls_that_fail";
+    if started_or_skip(test, "strace", strace()).is_none() {
         return;
     }
     let strikes = if is_torture() { 160 } else { 8 };

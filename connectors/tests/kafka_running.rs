@@ -629,7 +629,7 @@ fn connection_check(broker: &KafkaBroker) {
         ],
         json!({"transactions": {"topic": "checked.transaction"}}),
     );
-    let lines = config.check_connection(&context());
+    let lines = config.check_connection("pages", &context());
     let shown: Vec<(String, Result<String, String>)> = lines
         .into_iter()
         .map(|line| (line.what, line.result.map_err(|error| error.fact)))

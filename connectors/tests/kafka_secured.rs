@@ -125,7 +125,7 @@ fn checked(listeners: &Listeners) {
         "sasl.password": "wrong",
         "ssl.ca.location": listeners.certificate,
     });
-    let lines = config(listeners.plain, properties).check_connection(&context());
+    let lines = config(listeners.plain, properties).check_connection("pages", &context());
     assert_eq!(
         lines.len(),
         1,

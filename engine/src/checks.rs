@@ -57,8 +57,9 @@ impl LoadedConfig {
         }
         for (name, _, source) in self.sources {
             let context = self.context.clone();
-            let job = move || source.check_connection(&context);
-            jobs.push((format!("sources.{name}"), Box::new(job)));
+            let section = format!("sources.{name}");
+            let job = move || source.check_connection(name.as_str(), &context);
+            jobs.push((section, Box::new(job)));
         }
         ConnectionChecks { jobs }
     }

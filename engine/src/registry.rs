@@ -32,7 +32,7 @@ pub trait AnySourceConfig: Send + Sync {
     /// When it can't run as configured.
     fn open(self: Box<Self>, context: &OpenContext) -> Result<Box<dyn Source>, ComponentError>;
     /// Looks at what the source needs in the outside world.
-    fn check_connection(&self, context: &OpenContext) -> Vec<ConnectionCheck>;
+    fn check_connection(&self, source: &str, context: &OpenContext) -> Vec<ConnectionCheck>;
     /// What decodes its dead letters again.
     ///
     /// # Errors
@@ -49,8 +49,8 @@ impl<C: SourceConfig> AnySourceConfig for C {
     fn open(self: Box<Self>, context: &OpenContext) -> Result<Box<dyn Source>, ComponentError> {
         SourceConfig::open(*self, context)
     }
-    fn check_connection(&self, context: &OpenContext) -> Vec<ConnectionCheck> {
-        SourceConfig::check_connection(self, context)
+    fn check_connection(&self, source: &str, context: &OpenContext) -> Vec<ConnectionCheck> {
+        SourceConfig::check_connection(self, source, context)
     }
     fn redecoder(&self, context: &OpenContext) -> Result<Box<dyn Redecoder>, ComponentError> {
         SourceConfig::redecoder(self, context)

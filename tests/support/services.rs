@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
+use vectide_connectors::testing::started_or_skip;
 
 /// Time for the slowest single step of a service on a busy machine.
 const STEP_TIMEOUT: Duration = Duration::from_secs(240);
@@ -27,16 +28,8 @@ impl Services {
     /// When `VECTIDE_REQUIRE_SERVICES=1` and they can't be had.
     pub fn start_or_skip(test: &str) -> Option<&'static Self> {
         static SERVICES: OnceLock<Result<Services, String>> = OnceLock::new();
-        match SERVICES.get_or_init(Self::start) {
-            Ok(services) => Some(services),
-            Err(reason) => {
-                let is_required =
-                    std::env::var("VECTIDE_REQUIRE_SERVICES").is_ok_and(|value| value == "1");
-                assert!(!is_required, "{test} needs services: {reason}");
-                println!("skipped: {test}: {reason}");
-                None
-            }
-        }
+        let started = SERVICES.get_or_init(Self::start).as_ref();
+        started_or_skip(test, "services", started.map_err(String::clone))
     }
 
     fn start() -> Result<Self, String> {

@@ -137,7 +137,7 @@ impl SourceConfig for FilesConfig {
         })
     }
 
-    fn check_connection(&self, context: &OpenContext) -> Vec<ConnectionCheck> {
+    fn check_connection(&self, _: &str, context: &OpenContext) -> Vec<ConnectionCheck> {
         let root = self.root(context);
         vec![ConnectionCheck {
             what: format!("folder {}", context.config_dir.join(&self.path).display()),

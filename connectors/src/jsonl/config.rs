@@ -159,7 +159,7 @@ impl SourceConfig for JsonlConfig {
         })
     }
 
-    fn check_connection(&self, context: &OpenContext) -> Vec<ConnectionCheck> {
+    fn check_connection(&self, _: &str, context: &OpenContext) -> Vec<ConnectionCheck> {
         let path = context.config_dir.join(&self.path);
         vec![ConnectionCheck {
             what: format!("log {}", path.display()),

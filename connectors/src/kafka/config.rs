@@ -178,7 +178,7 @@ impl SourceConfig for KafkaConfig {
         }
     }
 
-    fn check_connection(&self, _: &OpenContext) -> Vec<ConnectionCheck> {
+    fn check_connection(&self, _: &str, _: &OpenContext) -> Vec<ConnectionCheck> {
         super::check::check(self)
     }
 

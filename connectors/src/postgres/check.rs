@@ -11,7 +11,7 @@ use std::path::Path;
 use vectide_model::{ComponentError, ConnectionCheck, Partition, StopSignal};
 
 /// Looks at everything.
-pub(crate) fn check(config: &PostgresConfig, folder: &Path) -> Vec<ConnectionCheck> {
+pub(crate) fn check(config: &PostgresConfig, source: &str, folder: &Path) -> Vec<ConnectionCheck> {
     let connector = Connector {
         config: config.clone(),
         folder: folder.to_owned(),
@@ -63,8 +63,9 @@ pub(crate) fn check(config: &PostgresConfig, folder: &Path) -> Vec<ConnectionChe
             said,
         );
     }
-    check_publication(&mut queries, &server, config, &tables, &mut checks);
-    check_slot(&mut queries, config, &mut checks);
+    let names = (config.publication_name(source), config.slot_name(source));
+    check_publication(&mut queries, &server, &names.0, &tables, &mut checks);
+    check_slot(&mut queries, config, &names.1, &mut checks);
     queries.close();
     checks.0
 }
@@ -110,16 +111,10 @@ fn describe(table: &TableFacts) -> String {
 fn check_publication(
     queries: &mut Connection,
     server: &Server,
-    config: &PostgresConfig,
+    name: &str,
     tables: &[TableFacts],
     checks: &mut Checks,
 ) {
-    // Its default name has the source's, which is not known here.
-    let Some(name) = &config.publication else {
-        let said = "named after the source; made at the first start if it is missing";
-        checks.add("publication".to_owned(), "publication", Ok(said.to_owned()));
-        return;
-    };
     let said = match catalog::publication(queries, server, name, tables) {
         Ok(None) => Ok("missing; made at the first start".to_owned()),
         Ok(Some(_)) => catalog::ensure_publication(queries, server, name, tables, false)
@@ -129,12 +124,7 @@ fn check_publication(
     checks.add(format!("publication {name}"), "publication", said);
 }
 
-fn check_slot(queries: &mut Connection, config: &PostgresConfig, checks: &mut Checks) {
-    let Some(name) = &config.slot else {
-        let said = "named after the source; made at the first start";
-        checks.add("slot".to_owned(), "slot", Ok(said.to_owned()));
-        return;
-    };
+fn check_slot(queries: &mut Connection, config: &PostgresConfig, name: &str, checks: &mut Checks) {
     let said = match catalog::slot(queries, name) {
         Ok(None) => Ok("missing; made at the first start".to_owned()),
         Ok(Some(slot)) if slot.wal_status == "lost" => Err(End::failed(

@@ -170,14 +170,14 @@ const NAME_BYTES_MAX: usize = 63;
 impl PostgresConfig {
     /// The slot's name for a source.
     pub(crate) fn slot_name(&self, source: &str) -> String {
-        let default = || default_name(source, |it| it.is_ascii_lowercase() || it.is_ascii_digit());
-        self.slot.clone().unwrap_or_else(default)
+        self.slot.clone().unwrap_or_else(|| default_name(source))
     }
 
     /// The publication's name for a source.
     pub(crate) fn publication_name(&self, source: &str) -> String {
-        let default = || default_name(source, |it| it.is_ascii_lowercase() || it.is_ascii_digit());
-        self.publication.clone().unwrap_or_else(default)
+        self.publication
+            .clone()
+            .unwrap_or_else(|| default_name(source))
     }
 
     /// Schema and name of each table.
@@ -256,7 +256,8 @@ impl PostgresConfig {
 }
 
 /// `vectide_` and a name of which only the characters remain that a slot's name may have.
-fn default_name(source: &str, is_allowed: fn(char) -> bool) -> String {
+fn default_name(source: &str) -> String {
+    let is_allowed = |it: char| it.is_ascii_lowercase() || it.is_ascii_digit();
     let lower = source.to_lowercase();
     let kept = lower
         .chars()
@@ -335,8 +336,8 @@ impl SourceConfig for PostgresConfig {
         Box::new(move || super::check::end_of_log(&config, &folder))
     }
 
-    fn check_connection(&self, context: &OpenContext) -> Vec<ConnectionCheck> {
-        super::check::check(self, &context.config_dir)
+    fn check_connection(&self, source: &str, context: &OpenContext) -> Vec<ConnectionCheck> {
+        super::check::check(self, source, &context.config_dir)
     }
 
     fn redecoder(&self, _: &OpenContext) -> Result<Box<dyn Redecoder>, ComponentError> {

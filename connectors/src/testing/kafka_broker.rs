@@ -4,6 +4,7 @@
 //! Invariant: only the broker that was started here is stopped, by the process id that the script
 //! wrote when it started it.
 
+use super::services::started_or_skip;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{
     AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication, TopicResult,
@@ -98,16 +99,7 @@ impl KafkaBroker {
     /// # Panics
     /// When services are required and there is none.
     pub fn expect_or_skip(test: &str, started: Result<Self, String>) -> Option<Self> {
-        match started {
-            Ok(broker) => Some(broker),
-            Err(reason) => {
-                let is_required =
-                    std::env::var("VECTIDE_REQUIRE_SERVICES").is_ok_and(|value| value == "1");
-                assert!(!is_required, "{test} needs a Kafka broker: {reason}");
-                println!("skipped: {test}: {reason}");
-                None
-            }
-        }
+        started_or_skip(test, "a Kafka broker", started)
     }
 
     /// `host:port`, for `brokers:` of a configuration.

@@ -5,8 +5,10 @@ mod kafka_broker;
 mod model_state;
 mod postgres_server;
 mod recording_sink;
+mod services;
 
 pub use kafka_broker::{KafkaBroker, KafkaRecord};
 pub use model_state::{ModelRun, ModelState};
 pub use postgres_server::{PostgresClient, PostgresServer};
 pub use recording_sink::{HeldMap, RecordedRun, RecordingSink, Resume, run_source};
+pub use services::started_or_skip;

@@ -3,6 +3,7 @@
 //!
 //! Invariant: only the server that was started here is stopped, by the process id that it wrote.
 
+use super::services::started_or_skip;
 use crate::postgres::PostgresConfig;
 use crate::postgres::client::{Connection, Connector, Purpose};
 use serde_json::{Value, json};
@@ -76,16 +77,7 @@ impl PostgresServer {
     /// # Panics
     /// When services are required and there is none.
     pub fn or_skip(test: &str, started: Result<Self, String>) -> Option<Self> {
-        match started {
-            Ok(server) => Some(server),
-            Err(reason) => {
-                let is_required =
-                    std::env::var("VECTIDE_REQUIRE_SERVICES").is_ok_and(|value| value == "1");
-                assert!(!is_required, "{test} needs PostgreSQL: {reason}");
-                println!("skipped: {test}: {reason}");
-                None
-            }
-        }
+        started_or_skip(test, "PostgreSQL", started)
     }
 
     /// Its port on 127.0.0.1.

@@ -163,7 +163,7 @@ fn scram_over_tls() {
     let state = ModelState::default();
     catch_up(&state, open(with("localhost", verified.clone())));
     assert_eq!(state.rows().len(), 1);
-    let checks = parse(with("localhost", verified.clone())).check_connection(&context());
+    let checks = parse(with("localhost", verified.clone())).check_connection("pages", &context());
     assert!(
         checks[0].result.as_ref().unwrap().contains("TLS"),
         "{checks:?}"
@@ -204,7 +204,7 @@ fn every_connection_is_checked_in_one_line() {
     };
     let mut config = database.config(&["public.good", "public.keyless"]);
     config["publication"] = json!("not_there");
-    let checks = parse(config).check_connection(&context());
+    let checks = parse(config).check_connection("pages", &context());
     let said: Vec<(String, bool)> = checks
         .iter()
         .map(|ConnectionCheck { what, result }| (what.clone(), result.is_ok()))
@@ -226,12 +226,17 @@ fn every_connection_is_checked_in_one_line() {
     let before = end();
     database.client().query("INSERT INTO good VALUES (1)");
     assert!(end() > before, "a write moves the end");
+    let mut unnamed = database.config(&["public.good"]);
+    unnamed.as_object_mut().unwrap().remove("slot");
+    let checks = parse(unnamed).check_connection("my-pages", &context());
+    let slot = checks.iter().find(|it| it.what == "slot vectide_my_pages");
+    assert!(slot.is_some_and(|it| it.result.is_ok()), "{checks:?}");
     // It leaves nothing behind.
     let left = database.client().query("SELECT 1 FROM pg_publication");
     assert!(left.is_empty());
     let mut unreachable = database.config(&["public.good"]);
     unreachable["port"] = json!(1);
-    let checks = parse(unreachable).check_connection(&context());
+    let checks = parse(unreachable).check_connection("pages", &context());
     assert_eq!(checks.len(), 1);
     assert!(checks[0].result.is_err());
 }

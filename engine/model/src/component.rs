@@ -74,8 +74,9 @@ pub trait SourceConfig: DeserializeOwned + JsonSchema + Send + Sync + 'static {
     fn open(self, context: &OpenContext) -> Result<Box<dyn Source>, ComponentError>;
 
     /// Looks at everything in the outside world that the source needs (servers, topics, tables,
-    /// privileges), changes nothing, and tells each in one line. Takes seconds at most.
-    fn check_connection(&self, context: &OpenContext) -> Vec<ConnectionCheck>;
+    /// privileges), changes nothing, and tells each in one line. Takes seconds at most. `source` is
+    /// its name, after which things may be named in the outside world.
+    fn check_connection(&self, source: &str, context: &OpenContext) -> Vec<ConnectionCheck>;
 
     /// What decodes this source's dead letters again.
     ///
