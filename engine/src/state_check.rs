@@ -10,8 +10,8 @@
 use crate::plan::{Plan, PlannedIndex};
 use crate::state::{
     CommitRecord, DocumentRecord, StateError, chunk_key, decode, embedding_key, entity_key,
-    kept_letter, name_prefix, open_at_rest, read_commit, refuse_other_pipeline, shard_directory,
-    shard_state,
+    kept_letter, name_prefix, open_at_rest, read_commit, refuse_lost_commits,
+    refuse_other_pipeline, shard_directory, shard_state,
 };
 use serde::Serialize;
 use sha2::Digest;
@@ -64,6 +64,7 @@ pub fn check_state(plan: &Plan) -> Result<StateReport, StateError> {
             hint: "restore it from a copy, or remove it to build it again from the sources".into(),
         });
     };
+    refuse_lost_commits(&plan.state_directory, &record)?;
     refuse_other_pipeline(&plan.state_directory, &record.pipeline, &plan.fingerprint())?;
     let mut check = Check {
         plan,

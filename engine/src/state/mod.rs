@@ -6,6 +6,7 @@
 mod fjall_store;
 mod layout;
 mod lock;
+mod witness;
 
 pub(crate) use fjall_store::FjallStore;
 pub(crate) use layout::{
@@ -14,6 +15,8 @@ pub(crate) use layout::{
     segment_key, shard_prefix, tombstone_key,
 };
 pub(crate) use lock::DirectoryLock;
+use witness::Witness;
+pub(crate) use witness::refuse_lost_commits;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -60,6 +63,7 @@ pub(crate) struct State {
     committed: AtomicU64,
     generation: AtomicU64,
     record: RwLock<Arc<CommitRecord>>,
+    witness: Witness,
     _lock: DirectoryLock,
 }
 
@@ -73,6 +77,7 @@ impl State {
         let lock = DirectoryLock::take(directory)?;
         let store: Arc<dyn Store> = Arc::new(FjallStore::open(&directory.join("store"))?);
         let mut record = read_commit(&*store.snapshot())?.unwrap_or_default();
+        refuse_lost_commits(directory, &record)?;
         if record.epoch > 0 {
             refuse_other_pipeline(directory, &record.pipeline, pipeline)?;
         }
@@ -81,6 +86,8 @@ impl State {
         let mut batch = Batch::default();
         batch.put(Table::Meta, META_COMMIT.to_vec(), encode(&record));
         store.commit(batch)?;
+        let witness = Witness::open(directory)?;
+        witness.note(&record);
         Ok(Self {
             store,
             directory: directory.to_owned(),
@@ -88,6 +95,7 @@ impl State {
             committed: AtomicU64::new(record.epoch),
             generation: AtomicU64::new(record.cache.generation.into()),
             record: RwLock::new(Arc::new(record)),
+            witness,
             _lock: lock,
         })
     }
@@ -112,6 +120,7 @@ impl State {
     pub(crate) fn commit(&self, mut batch: Batch, record: CommitRecord) -> Result<(), StoreError> {
         batch.put(Table::Meta, META_COMMIT.to_vec(), encode(&record));
         self.store.commit(batch)?;
+        self.witness.note(&record);
         let (epoch, generation) = (record.epoch, record.cache.generation);
         *self
             .record
