@@ -11,6 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -88,11 +89,13 @@ fn run(mut command: Command, config: &Path) -> Output {
         .env("VECTIDE_LOG", "warn")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
+    let mut child = command.process_group(0).spawn().unwrap();
     let began_at = Instant::now();
     while child.try_wait().unwrap().is_none() {
         if began_at.elapsed() > PATIENCE {
-            child.kill().unwrap();
+            // With all that it started: what strace traces outlives it.
+            let group = format!("-{}", child.id());
+            let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
             panic!("a process hangs after {PATIENCE:?}");
         }
         std::thread::sleep(Duration::from_millis(5));

@@ -6,9 +6,8 @@
 mod corpus;
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
-use vectide_app::failure::Failure;
+use vectide_app::failure::{Failure, end};
 use vectide_app::progress::ProgressLine;
 use vectide_app::query::describe;
 use vectide_app::registry::registry;
@@ -60,15 +59,12 @@ indexes:
 server: {listen: "127.0.0.1:7700"}
 "#;
 
-fn main() -> ExitCode {
+fn main() {
     vectide_app::logging::start("warn");
     let folder = std::env::args_os()
         .nth(1)
         .map_or_else(|| "target/demo".into(), PathBuf::from);
-    match demo(&folder) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
-    }
+    end(demo(&folder))
 }
 
 fn demo(folder: &Path) -> Result<(), Failure> {

@@ -1,7 +1,5 @@
 //! How the command fails: a message for the person and an exit status for the script.
 
-use std::process::ExitCode;
-
 /// A failure of the command.
 #[derive(Debug)]
 pub struct Failure {
@@ -35,7 +33,7 @@ impl Failure {
     }
 
     /// Prints the message and gives the exit status.
-    pub fn report(&self) -> ExitCode {
+    fn report(&self) -> u8 {
         let message = self.message.trim_end();
         let prefix = if self.status == BAD_CONFIG {
             ""
@@ -43,8 +41,17 @@ impl Failure {
             "error: "
         };
         eprintln!("{prefix}{message}");
-        ExitCode::from(self.status)
+        self.status
     }
+}
+
+/// Ends the process as its command ended, whatever is still being built.
+pub fn end(result: Result<(), Failure>) -> ! {
+    let status = match result {
+        Ok(()) => 0,
+        Err(failure) => failure.report(),
+    };
+    vectide_faiss::end_process(status)
 }
 
 impl<E: std::error::Error> From<E> for Failure {

@@ -2,11 +2,10 @@
 
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
-use std::process::ExitCode;
 use vectide_app::query::Question;
 use vectide_app::{
-    check, dlq, evaluate, export, failure::Failure, logging, model, position, query, run, tap,
-    validate,
+    check, dlq, evaluate, export, failure, failure::Failure, logging, model, position, query, run,
+    tap, validate,
 };
 use vectide_engine::{ExportKind, LetterSelection};
 use vectide_model::{DeadLetterReason, ReadMode};
@@ -228,12 +227,9 @@ enum What {
     DeadLetters,
 }
 
-fn main() -> ExitCode {
+fn main() {
     logging::start("info");
-    match execute(Arguments::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
-    }
+    failure::end(execute(Arguments::parse().command))
 }
 
 fn mode(until_caught_up: bool) -> ReadMode {

@@ -15,6 +15,7 @@
 //! | `builder`, `tiers` | background work, and what is merged when |
 //! | `dot`, `top` | scores and their order |
 //! | `library` | the boundary to FAISS |
+//! | `ending` | the end of a process while segments are built |
 //!
 //! Invariant: scores are inner products of the query with the stored fp16 vectors, computed by one
 //! function, so an answer does not depend on whether a row lies in a head or a segment.
@@ -22,6 +23,7 @@
 mod bitmap;
 mod builder;
 mod dot;
+mod ending;
 mod factory;
 mod files;
 mod head;
@@ -33,6 +35,7 @@ mod shard;
 mod tiers;
 mod top;
 
+pub use ending::end_process;
 pub use factory::{FaissFactory, FaissOptions};
 
 #[cfg(test)]
