@@ -15,7 +15,6 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
-use vectide_connectors::testing::started_or_skip;
 use vectide_tests::{Random, call, is_torture, run_to_end, seed, vectide_binary, write_config};
 
 /// More than the head of a shard holds, so that segments are written as well.
@@ -244,8 +243,9 @@ fn the_state_survives_a_full_disk() {
 
 #[test]
 fn the_state_survives_calls_that_fail_or_are_the_last() {
-    let test = "the_state_survives_calls_that_fail";
-    if started_or_skip(test, "strace", strace()).is_none() {
+    // Tracing may be forbidden where everything else is allowed, so this is never required.
+    if let Err(reason) = strace() {
+        println!("skipped: the_state_survives_calls_that_fail: {reason}");
         return;
     }
     let strikes = if is_torture() { 160 } else { 8 };

@@ -9,13 +9,12 @@ use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 use vectide_connectors::KafkaConfig;
 use vectide_connectors::testing::{
-    HeldMap, KafkaBroker, KafkaRecord, RecordingSink, Resume, run_source,
+    HeldMap, KafkaBroker, KafkaRecord, RecordingSink, Resume, make_certificate, run_source,
 };
 use vectide_model::{OpenContext, ReadMode, SourceConfig, SourceError};
 
@@ -214,38 +213,6 @@ fn prepare(directory: &Path, port: u16) -> Result<Listeners, String> {
         "SCRAM-SHA-256=[name=alice,password=wonderland]\nSCRAM-SHA-512=[name=alice,password=wonderland]\n",
     )?;
     Ok(listeners)
-}
-
-/// Makes a certificate for this address; returns the file with it and its key.
-fn make_certificate(directory: &Path) -> Result<PathBuf, String> {
-    let (key, certificate) = (directory.join("key.pem"), directory.join("certificate.pem"));
-    let output = Command::new("openssl")
-        .args([
-            "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
-        ])
-        .args([
-            "-subj",
-            "/CN=127.0.0.1",
-            "-addext",
-            "subjectAltName=IP:127.0.0.1",
-        ])
-        .arg("-keyout")
-        .arg(&key)
-        .arg("-out")
-        .arg(&certificate)
-        .output()
-        .map_err(|error| format!("openssl can't be run: {error}"))?;
-    if !output.status.success() {
-        return Err(format!(
-            "openssl: {}",
-            String::from_utf8_lossy(&output.stderr)
-        ));
-    }
-    let both = directory.join("keystore.pem");
-    let read = |path: &Path| std::fs::read_to_string(path).map_err(|error| error.to_string());
-    let text = read(&key)? + &read(&certificate)?;
-    std::fs::write(&both, text).map_err(|error| error.to_string())?;
-    Ok(both)
 }
 
 /// Gives tokens to the client `vectide` with the secret `sesame`.

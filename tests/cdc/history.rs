@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::OnceLock;
+use vectide_connectors::testing::TlsProxy;
 use vectide_tests::services::{Database, Services, quoted};
 use vectide_tests::{data_directory, read_lines};
 
@@ -136,11 +137,20 @@ fn the_history_through_debezium_as_avro_is_the_manifest() {
     let Some(history) = history("the_history_through_debezium_as_avro") else {
         return;
     };
+    // By TLS, with a certificate that has to be named.
     let registry = history.services.registry_url();
+    let address = registry.strip_prefix("http://127.0.0.1:").unwrap();
+    let (port, path) = address.split_once('/').unwrap_or((address, ""));
+    let proxy = TlsProxy::start(port.parse().unwrap()).unwrap();
+    let registry = format!(
+        "{{url: \"https://127.0.0.1:{}/{path}\", ca: {:?}}}",
+        proxy.port(),
+        proxy.certificate()
+    );
     let source = kafka(
         history.services,
         "history_avro.public.pages",
-        &format!("{{type: debezium, encoding: avro, registry: {{url: \"{registry}\"}}}}"),
+        &format!("{{type: debezium, encoding: avro, registry: {registry}}}"),
         "",
     );
     Pipeline::new(&source, CONTENT).expect(&history.manifest, "as Avro");

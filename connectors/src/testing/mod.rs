@@ -6,9 +6,11 @@ mod model_state;
 mod postgres_server;
 mod recording_sink;
 mod services;
+mod tls_proxy;
 
 pub use kafka_broker::{KafkaBroker, KafkaRecord};
 pub use model_state::{ModelRun, ModelState};
 pub use postgres_server::{PostgresClient, PostgresServer};
 pub use recording_sink::{HeldMap, RecordedRun, RecordingSink, Resume, run_source};
 pub use services::started_or_skip;
+pub use tls_proxy::{TlsProxy, make_certificate};
