@@ -15,7 +15,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
-use vectide_tests::{Random, call, is_torture, run_to_end, seed, vectide_binary, write_config};
+use vectide_tests::{
+    Random, call, export, is_torture, run_to_end, seed, signal, vectide_binary, write_config,
+};
 
 /// More than the head of a shard holds, so that segments are written as well.
 const DOCUMENTS: usize = 9_000;
@@ -93,8 +95,7 @@ fn run(mut command: Command, config: &Path) -> Output {
     while child.try_wait().unwrap().is_none() {
         if began_at.elapsed() > PATIENCE {
             // With all that it started: what strace traces outlives it.
-            let group = format!("-{}", child.id());
-            let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
+            signal("-KILL", &format!("-{}", child.id()));
             panic!("a process hangs after {PATIENCE:?}");
         }
         std::thread::sleep(Duration::from_millis(5));
@@ -141,14 +142,11 @@ fn sound_epoch(config: &Path, place: &str) -> u64 {
 }
 
 fn texts(config: &Path) -> BTreeMap<String, String> {
-    let (status, told, complaints) = call(&["export"], config, &["chunks"]);
-    assert_eq!(status, Some(0), "{complaints}");
-    let chunk = |line: &str| {
-        let json: serde_json::Value = serde_json::from_str(line).unwrap();
+    let chunk = |json: serde_json::Value| {
         let field = |name: &str| json[name].as_str().unwrap().to_owned();
         (field("document"), field("text"))
     };
-    told.lines().map(chunk).collect()
+    export(config, "chunks").into_iter().map(chunk).collect()
 }
 
 /// Whether the process was ended by its fault, which it then says in words.

@@ -4,7 +4,7 @@
 use sha2::{Digest, Sha256};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use vectide_tests::{data_directory, read_lines, run_to_end, vectide};
+use vectide_tests::{data_directory, export, read_lines, run_to_end};
 
 fn config(directory: &Path, log: &Path, model: &str) -> PathBuf {
     let path = directory.join("pipeline.yaml");
@@ -34,19 +34,6 @@ server: {{listen: "127.0.0.1:0"}}
     );
     std::fs::write(&path, yaml).unwrap();
     path
-}
-
-fn export(config: &Path, what: &str) -> Vec<serde_json::Value> {
-    let output = vectide(&["export"]).arg(config).arg(what).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let text = String::from_utf8(output.stdout).unwrap();
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
 }
 
 /// `path NUL sha256 LF` of all live documents, as the checkpoints define it.

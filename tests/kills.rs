@@ -11,8 +11,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use vectide_tests::{
-    Random, Running, call, data_directory, free_port, is_torture, read_lines, run_to_end, seed,
-    write_config,
+    Random, Running, data_directory, expect_sound, export, free_port, is_torture, read_lines,
+    run_to_end, seed, write_config,
 };
 
 /// A transaction of the history: its lines in the log, and what each did to which document.
@@ -72,22 +72,15 @@ fn sha256(text: &str) -> String {
     hash.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The state at rest: what `vectide check` finds, which has to be nothing wrong.
-fn checked(config: &Path) -> serde_json::Value {
-    let (status, told, complaints) = call(&["check"], config, &["--json"]);
-    assert_eq!(status, Some(0), "{told}\n{complaints}");
-    serde_json::from_str(&told).unwrap()
-}
-
 fn exported(config: &Path) -> BTreeMap<String, String> {
-    let (status, told, complaints) = call(&["export"], config, &["documents"]);
-    assert_eq!(status, Some(0), "{complaints}");
-    let document = |line: &str| {
-        let json: serde_json::Value = serde_json::from_str(line).unwrap();
+    let document = |json: serde_json::Value| {
         let field = |name: &str| json[name].as_str().unwrap().to_owned();
         (field("id"), field("sha256"))
     };
-    told.lines().map(document).collect()
+    export(config, "documents")
+        .into_iter()
+        .map(document)
+        .collect()
 }
 
 fn position(positions: &serde_json::Value) -> u64 {
@@ -190,7 +183,7 @@ fn the_state_survives_kills_at_any_moment() {
     let mut behind = 0;
     for (number, share) in transactions.chunks(share).enumerate() {
         live(&config, port, (&mut log, share), &mut random, &mut shown);
-        let report = checked(&config);
+        let report = expect_sound(&config, "after a kill");
         shown.see(
             report["epoch"].as_u64().unwrap(),
             position(&report["positions"]),
@@ -212,5 +205,5 @@ fn the_state_survives_kills_at_any_moment() {
     assert_eq!(fold.transactions, transactions.len());
     assert!(exported(&config) == fold.documents, "at the end");
     assert_eq!(report["documents"], fold.documents.len());
-    checked(&config);
+    expect_sound(&config, "at the end");
 }

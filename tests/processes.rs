@@ -6,10 +6,10 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 use vectide_tests::{
-    Random, Running, call, free_port, is_torture, run_to_end, vectide, write_config,
+    Random, Running, expect_sound, free_port, is_torture, run_to_end, vectide, write_config,
 };
 
 const RACES: usize = 20;
@@ -40,13 +40,6 @@ fn start(config: &Path) -> Child {
     command.stderr(Stdio::piped()).spawn().unwrap()
 }
 
-fn signal(process: u32, name: &str) {
-    let sent = Command::new("kill")
-        .args([name, &process.to_string()])
-        .status();
-    assert!(sent.unwrap().success());
-}
-
 #[test]
 fn of_two_processes_on_one_state_one_is_refused() {
     let directory = tempfile::tempdir().unwrap();
@@ -71,8 +64,7 @@ fn of_two_processes_on_one_state_one_is_refused() {
             outputs.iter().any(|it| it.status.success()),
             "race {race}: both were refused"
         );
-        let (status, told, complaints) = call(&["check"], &config, &[]);
-        assert_eq!(status, Some(0), "race {race}: {told}{complaints}");
+        expect_sound(&config, &format!("race {race}"));
     }
     println!("{refused} of {} races had a refused process", times(RACES));
     assert!(refused > 0, "the processes never met");
@@ -89,23 +81,21 @@ fn a_stopped_process_keeps_its_state_and_goes_on() {
     let config = config(directory.path(), "pipeline", port);
     let second = self::config(directory.path(), "second", 0);
     let mut running = Running::start(&config, port);
-    let holder = running.process();
     for round in 1..=3 {
-        signal(holder, "-STOP");
+        running.signal("-STOP");
         let mut append = fs::OpenOptions::new().append(true).open(&log).unwrap();
         append.write_all(line(round, 1).as_bytes()).unwrap();
         let output = start(&second).wait_with_output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(text.contains("another process uses it"), "{text}");
-        signal(holder, "-CONT");
+        running.signal("-CONT");
         running.wait_until("followed", Duration::from_secs(20), |it| {
             let index = it.client().index("pages");
             index.is_ok_and(|index| index.documents == round as u64 + 1)
         });
     }
     assert!(running.terminate());
-    let (status, told, complaints) = call(&["check"], &config, &[]);
-    assert_eq!(status, Some(0), "{told}{complaints}");
+    expect_sound(&config, "at the end");
 }
 
 #[test]
@@ -133,8 +123,7 @@ fn a_process_that_is_asked_to_end_under_load_leaves_nothing_to_do_again() {
             "ending {ending}: {:?}",
             asked.elapsed()
         );
-        let (status, told, complaints) = call(&["check"], &config, &[]);
-        assert_eq!(status, Some(0), "ending {ending}: {told}{complaints}");
+        expect_sound(&config, &format!("ending {ending}"));
     }
     let report = run_to_end(&config);
     assert_eq!(report["documents"], written);

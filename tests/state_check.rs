@@ -68,6 +68,15 @@ fn flip(file: &Path, at: usize, bit: u64) {
     fs::write(file, bytes).unwrap();
 }
 
+/// Whether the commit names a segment file: it is missed. One that was built when the process ended is
+/// in the folder and belongs to nothing until the next start sweeps it.
+fn is_named(config: &Path, (kept, state): (&Path, &Path), name: &Path) -> bool {
+    fs::remove_dir_all(state).unwrap();
+    copy(kept, state);
+    fs::remove_file(state.join(name)).unwrap();
+    check(config).0 != Some(0)
+}
+
 #[test]
 fn a_sound_state_has_no_faults() {
     let directory = tempfile::tempdir().unwrap();
@@ -129,6 +138,9 @@ fn a_flipped_bit_is_found_or_changes_nothing() {
     for file in files.filter(|file| fs::metadata(file).unwrap().len() > 0) {
         let name = file.strip_prefix(&kept).unwrap().to_owned();
         let is_segment = name.starts_with("segments");
+        if is_segment && !is_named(&config, (&kept, &state), &name) {
+            continue;
+        }
         let is_journal = name.extension().is_some_and(|it| it == "jnl");
         let flips = if is_journal {
             FLIPS_IN_JOURNAL
@@ -160,5 +172,7 @@ fn a_flipped_bit_is_found_or_changes_nothing() {
             }
         }
     }
+    let segments = found.keys().filter(|name| name.starts_with("segments"));
+    assert!(segments.count() > 0, "no segment was looked at");
     println!("found: {found:#?}\nchanged nothing: {harmless:#?}");
 }

@@ -19,7 +19,7 @@ use vectide_connectors::envelope::{
     Decoded, DecodedChange, RawRecord, TransactionMarker, TransactionPlace,
 };
 use vectide_connectors::testing::{
-    HeldMap, KafkaBroker, KafkaRecord, RecordedRun, RecordingSink, Resume, run_source,
+    HeldMap, KafkaBroker, KafkaRecord, RecordedRun, RecordingSink, Resume, is_torture, run_source,
 };
 use vectide_model::{
     OpenContext, Partition, ReadMode, Source, SourceBatch, SourceConfig, SourceError, SourceSink,
@@ -683,8 +683,7 @@ fn ends(broker: &KafkaBroker) {
 
 fn killed_under_load(broker: &KafkaBroker) {
     const KEYS: usize = 50;
-    let is_torture = std::env::var("VECTIDE_TORTURE").is_ok_and(|value| value == "1");
-    let kills = if is_torture { 20 } else { 3 };
+    let kills = if is_torture() { 20 } else { 3 };
     broker.create_topic("killed", 2, &[]);
     let is_done = Arc::new(AtomicBool::new(false));
     // Exactly once on the producer's side, so that what is read twice was read twice by us.

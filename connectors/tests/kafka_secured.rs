@@ -14,7 +14,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 use vectide_connectors::KafkaConfig;
 use vectide_connectors::testing::{
-    HeldMap, KafkaBroker, KafkaRecord, RecordingSink, Resume, make_certificate, run_source,
+    HeldMap, KafkaBroker, KafkaRecord, RecordingSink, Resume, free_ports, make_certificate,
+    run_source,
 };
 use vectide_model::{OpenContext, ReadMode, SourceConfig, SourceError};
 
@@ -160,19 +161,11 @@ fn read(port: u16, properties: Value) -> Result<usize, SourceError> {
     Ok(run.changes().len())
 }
 
-fn free_port() -> Result<u16, String> {
-    let listener = TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
-    Ok(listener
-        .local_addr()
-        .map_err(|error| error.to_string())?
-        .port())
-}
-
 fn prepare(directory: &Path, port: u16) -> Result<Listeners, String> {
     let listeners = Listeners {
-        scram: free_port()?,
-        plain: free_port()?,
-        oauth: free_port()?,
+        scram: free_ports(1)?,
+        plain: free_ports(1)?,
+        oauth: free_ports(1)?,
         certificate: directory.join("certificate.pem"),
     };
     let store = make_certificate(directory)?;

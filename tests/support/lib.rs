@@ -10,6 +10,10 @@ pub mod scripted;
 pub mod services;
 
 pub use data::{data_directory, read_lines};
-pub use process::{Running, call, free_port, run_to_end, vectide, vectide_binary, write_config};
-pub use random::{Random, is_torture, seed};
+pub use process::{
+    Running, call, expect_sound, export, free_port, run_to_end, signal, vectide, vectide_binary,
+    write_config,
+};
+pub use random::{Random, seed};
 pub use scripted::{Changes, Script, ScriptedPipeline};
+pub use vectide_connectors::testing::is_torture;

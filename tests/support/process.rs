@@ -49,6 +49,31 @@ pub fn call(command: &[&str], config: &Path, rest: &[&str]) -> (Option<i32>, Str
     (output.status.code(), told, complaints)
 }
 
+/// What a configuration's state holds: one object a line of `vectide export`.
+pub fn export(config: &Path, what: &str) -> Vec<serde_json::Value> {
+    let (status, told, complaints) = call(&["export"], config, &[what]);
+    assert_eq!(status, Some(0), "{complaints}");
+    let object =
+        |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    told.lines().map(object).collect()
+}
+
+/// What `vectide check` says of a configuration's state, in which nothing may be wrong.
+pub fn expect_sound(config: &Path, place: &str) -> serde_json::Value {
+    let (status, told, complaints) = call(&["check"], config, &["--json"]);
+    assert_eq!(status, Some(0), "{place}: {told}{complaints}");
+    serde_json::from_str(&told).unwrap_or_else(|error| panic!("{error}: {told}"))
+}
+
+/// Sends a signal (`-TERM`) to a process, or to the group of one with a minus before its number.
+pub fn signal(name: &str, process: &str) {
+    let sent = Command::new("kill").args([name, "--", process]).status();
+    assert!(
+        sent.is_ok_and(|status| status.success()),
+        "no signal was sent"
+    );
+}
+
 /// Writes `NAME.yaml` with one source `pages`, documents of its rows' `text`, an index of feature
 /// hashes, and `more` sections. Its state is the folder `state` beside it.
 pub fn write_config(directory: &Path, name: &str, source: &str, more: &str) -> PathBuf {
@@ -133,18 +158,13 @@ impl Running {
 
     /// Ends it as a supervisor would, and says whether it ended cleanly.
     pub fn terminate(mut self) -> bool {
-        let id = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-TERM", &id]).status();
-        assert!(
-            sent.is_ok_and(|status| status.success()),
-            "no signal was sent"
-        );
+        self.signal("-TERM");
         self.child.wait().is_ok_and(|status| status.success())
     }
 
-    /// The number of its process.
-    pub fn process(&self) -> u32 {
-        self.child.id()
+    /// Sends it a signal (`-STOP`).
+    pub fn signal(&self, name: &str) {
+        signal(name, &self.child.id().to_string());
     }
 
     /// Kills it where it stands (SIGKILL).
@@ -199,9 +219,7 @@ impl Drop for Running {
     }
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago, and that nobody takes by chance.
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .map_or_else(|error| panic!("{error}"), |address| address.port())
+    vectide_connectors::testing::free_ports(1).unwrap_or_else(|error| panic!("{error}"))
 }

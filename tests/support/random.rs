@@ -31,8 +31,3 @@ pub fn seed() -> u64 {
     println!("seed {seed} (VECTIDE_SEED={seed} repeats it)");
     seed
 }
-
-/// Whether the long runs are wanted (`VECTIDE_TORTURE=1`).
-pub fn is_torture() -> bool {
-    std::env::var("VECTIDE_TORTURE").is_ok_and(|value| value == "1")
-}

@@ -4,6 +4,7 @@
 //! Invariant: only the broker that was started here is stopped, by the process id that the script
 //! wrote when it started it.
 
+use super::ports::free_ports;
 use super::services::started_or_skip;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{
@@ -12,7 +13,6 @@ use rdkafka::admin::{
 use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::error::KafkaResult;
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -65,7 +65,7 @@ impl KafkaBroker {
                 .prefix("vectide-kafka-")
                 .tempdir()
                 .map_err(|error| format!("no temporary folder: {error}"))?;
-            let port = free_port_pair()?;
+            let port = free_ports(2)?;
             prepare(directory.path(), port)?;
             match script(&[
                 "start",
@@ -273,23 +273,6 @@ fn expect_done(results: KafkaResult<Vec<TopicResult>>) {
     for result in results.expect("the broker answers") {
         result.expect("the broker agrees");
     }
-}
-
-/// A port that is free together with the next one.
-fn free_port_pair() -> Result<u16, String> {
-    for _ in 0..100 {
-        let Ok(first) = TcpListener::bind("127.0.0.1:0") else {
-            continue;
-        };
-        let port = first
-            .local_addr()
-            .map_err(|error| error.to_string())?
-            .port();
-        if port < u16::MAX && TcpListener::bind(("127.0.0.1", port + 1)).is_ok() {
-            return Ok(port);
-        }
-    }
-    Err("no two free ports side by side on 127.0.0.1".to_owned())
 }
 
 fn script(arguments: &[&str]) -> Result<(), String> {

@@ -3,6 +3,7 @@
 
 mod kafka_broker;
 mod model_state;
+mod ports;
 mod postgres_server;
 mod recording_sink;
 mod services;
@@ -10,7 +11,8 @@ mod tls_proxy;
 
 pub use kafka_broker::{KafkaBroker, KafkaRecord};
 pub use model_state::{ModelRun, ModelState};
+pub use ports::free_ports;
 pub use postgres_server::{PostgresClient, PostgresServer};
 pub use recording_sink::{HeldMap, RecordedRun, RecordingSink, Resume, run_source};
-pub use services::started_or_skip;
+pub use services::{is_torture, started_or_skip};
 pub use tls_proxy::{TlsProxy, make_certificate};

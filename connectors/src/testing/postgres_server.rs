@@ -3,11 +3,11 @@
 //!
 //! Invariant: only the server that was started here is stopped, by the process id that it wrote.
 
+use super::ports::free_ports;
 use super::services::started_or_skip;
 use crate::postgres::PostgresConfig;
 use crate::postgres::client::{Connection, Connector, Purpose};
 use serde_json::{Value, json};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
@@ -45,7 +45,7 @@ impl PostgresServer {
         // A port that is free now may be taken when the server comes; then another one is tried.
         let mut last = String::new();
         for _ in 0..3 {
-            let port = free_port()?;
+            let port = free_ports(1)?;
             match start_script(directory.path(), port, &settings) {
                 Ok(()) => {
                     let path = directory.path().join("password");
@@ -212,12 +212,6 @@ fn new_directory() -> Result<TempDir, String> {
         .prefix("vectide-postgres-")
         .tempdir();
     made.map_err(|error| format!("no temporary folder: {error}"))
-}
-
-fn free_port() -> Result<u16, String> {
-    let listener = TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
-    let address = listener.local_addr().map_err(|error| error.to_string())?;
-    Ok(address.port())
 }
 
 fn start_script(directory: &Path, port: u16, settings: &[String]) -> Result<(), String> {

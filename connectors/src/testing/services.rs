@@ -1,4 +1,5 @@
-//! What becomes of a test whose service can't be had.
+//! What the environment asks of tests: what becomes of one whose service can't be had, and how long the
+//! long ones are.
 //!
 //! Invariant: it is told by name, and where services are required (`VECTIDE_REQUIRE_SERVICES=1`, as in
 //! CI) it fails.
@@ -18,4 +19,9 @@ pub fn started_or_skip<T>(test: &str, service: &str, started: Result<T, String>)
             None
         }
     }
+}
+
+/// Whether the long runs are wanted (`VECTIDE_TORTURE=1`).
+pub fn is_torture() -> bool {
+    std::env::var("VECTIDE_TORTURE").is_ok_and(|value| value == "1")
 }

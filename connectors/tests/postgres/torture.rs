@@ -5,7 +5,7 @@ use crate::support::{Database, catch_up, large, open, rows};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use vectide_connectors::testing::{ModelState, PostgresClient};
+use vectide_connectors::testing::{ModelState, PostgresClient, is_torture};
 use vectide_model::ReadMode;
 
 /// What the table has, as the source would give it.
@@ -80,7 +80,7 @@ fn a_snapshot_while_writers_write_and_the_source_is_killed() {
     ) else {
         return;
     };
-    let is_long = std::env::var("VECTIDE_TORTURE").is_ok_and(|value| value == "1");
+    let is_long = is_torture();
     for run in 0..if is_long { 20_u64 } else { 5 } {
         let mut client = database.client();
         client.execute("TRUNCATE pages");
