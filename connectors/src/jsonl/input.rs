@@ -237,6 +237,7 @@ impl io::Write for LastByte {
         Ok(())
     }
 }
+
 /// The byte behind the last whole line of a plain log.
 pub(crate) fn end_of_lines(path: &Path) -> io::Result<u64> {
     const BLOCK_BYTES: u64 = 64 * 1024;

@@ -12,11 +12,7 @@ use vectide_model::{ComponentError, ConnectionCheck, Partition, StopSignal};
 
 /// Looks at everything.
 pub(crate) fn check(config: &PostgresConfig, source: &str, folder: &Path) -> Vec<ConnectionCheck> {
-    let connector = Connector {
-        config: config.clone(),
-        folder: folder.to_owned(),
-        stop: StopSignal::new(),
-    };
+    let connector = connector(config, folder);
     let mut checks = Checks(Vec::new());
     let what = format!("server {}:{}", config.host, config.port);
     let connected = connector.connect(Purpose::Queries).map_err(End::from);
@@ -70,16 +66,21 @@ pub(crate) fn check(config: &PostgresConfig, source: &str, folder: &Path) -> Vec
     checks.0
 }
 
+/// What connects to only ask: nothing stops it.
+fn connector(config: &PostgresConfig, folder: &Path) -> Connector {
+    Connector {
+        config: config.clone(),
+        folder: folder.to_owned(),
+        stop: StopSignal::new(),
+    }
+}
+
 /// Where the server's log ends now.
 pub(crate) fn end_of_log(
     config: &PostgresConfig,
     folder: &Path,
 ) -> Result<BTreeMap<Partition, u64>, ComponentError> {
-    let connector = Connector {
-        config: config.clone(),
-        folder: folder.to_owned(),
-        stop: StopSignal::new(),
-    };
+    let connector = connector(config, folder);
     let connected = connector.connect(Purpose::Queries);
     let asked = connected.and_then(|mut queries| {
         let lsn = catalog::current_lsn(&mut queries)?;

@@ -4,7 +4,7 @@
 //! left stops at the next piece; batches hold at most half of the query threads.
 
 use crate::body::JsonRequest;
-use crate::endpoint::{Endpoint, timed_out};
+use crate::endpoint::Endpoint;
 use crate::pool::Caller;
 use crate::problem::{Problem, Refusal, listed, nearest};
 use axum::extract::{Request, State};
@@ -283,10 +283,7 @@ pub(crate) async fn create(
     let texts = EmbeddingsRequest::texts(request.input)?;
     let (model, asked) = (request.model, request.dimensions);
     let format = request.encoding_format.unwrap_or_default();
-    let turn = tokio::time::timeout(endpoint.timeout, endpoint.embedding_turns.acquire()).await;
-    let Ok(_turn) = turn else {
-        return Err(timed_out(endpoint.timeout));
-    };
+    let _turn = endpoint.turn(&endpoint.embedding_turns).await?;
     endpoint
         .answer(move |service, caller| {
             check_dimensions(service, &model, asked)?;

@@ -16,7 +16,7 @@ use serde::Serialize;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use vectide_model::QueryService;
 
 /// Cheap to clone; one an endpoint.
@@ -79,6 +79,18 @@ impl Endpoint {
         }
     }
 
+    /// Waits for one of the turns that a kind of request has, for as long as a request may take.
+    pub(crate) async fn turn<'a>(
+        &self,
+        turns: &'a Semaphore,
+    ) -> Result<SemaphorePermit<'a>, Refusal> {
+        match tokio::time::timeout(self.timeout, turns.acquire()).await {
+            // Never closed while the endpoint is there.
+            Ok(turn) => turn.map_err(|error| Refusal::internal(&error.to_string())),
+            Err(_) => Err(timed_out(self.timeout)),
+        }
+    }
+
     fn pool_problem(&self, error: PoolError) -> Refusal {
         match error {
             PoolError::Overloaded => Refusal::unavailable(
@@ -95,7 +107,7 @@ impl Endpoint {
 }
 
 /// The problem of a request that took too long.
-pub(crate) fn timed_out(limit: Duration) -> Refusal {
+fn timed_out(limit: Duration) -> Refusal {
     let fact = format!("the request took longer than {} ms", limit.as_millis());
     Refusal::new(StatusCode::GATEWAY_TIMEOUT, "timeout", fact)
         .hint("ask for less at once, or raise `request_timeout` of the server")

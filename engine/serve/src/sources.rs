@@ -1,6 +1,6 @@
 //! `GET /v1/sources/{source}/position`: where a source ends now, for reading one's own writes.
 
-use crate::endpoint::{Endpoint, PathParts, path_parts, timed_out};
+use crate::endpoint::{Endpoint, PathParts, path_parts};
 use crate::problem::{Problem, Refusal};
 use crate::state::Positions;
 use axum::extract::State;
@@ -40,8 +40,7 @@ pub(crate) async fn position(
 ) -> Result<Response, Refusal> {
     let source = path_parts(source)?;
     // A source that does not answer must not hold the threads that queries need.
-    let turn = tokio::time::timeout(endpoint.timeout, endpoint.source_turns.acquire()).await;
-    let _turn = turn.map_err(|_| timed_out(endpoint.timeout))?;
+    let _turn = endpoint.turn(&endpoint.source_turns).await?;
     endpoint
         .answer(move |service, _| {
             let positions = Arc::new(service.end_of(&source)?);

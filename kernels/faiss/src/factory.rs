@@ -5,9 +5,10 @@
 use crate::bitmap::Bitmap;
 use crate::builder::Builder;
 use crate::files;
-use crate::read::Held;
+use crate::head::Head;
+use crate::read::{Held, ShardRead};
 use crate::segment::Segment;
-use crate::shard::Shard;
+use crate::shard::{Shard, check_dimension};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -92,8 +93,8 @@ impl VectorIndexFactory for FaissFactory {
         state: ShardState,
     ) -> Result<Arc<dyn VectorIndexRead>, IndexError> {
         check_processor()?;
-        let shard = restore_shard(directory, dimension, &state, self.options, self.builder()?)?;
-        Ok(Arc::new(shard.snapshot()))
+        let read = read_shard(directory, dimension, &state, self.options)?;
+        Ok(Arc::new(read))
     }
 }
 
@@ -106,19 +107,8 @@ pub(crate) fn open_shard(
     builder: Arc<Builder>,
 ) -> Result<Shard, IndexError> {
     files::sweep(directory, &state.segments)?;
-    restore_shard(directory, dimension, &state, options, builder)
-}
-
-/// The shard of a committed state; its folder is only read.
-fn restore_shard(
-    directory: &Path,
-    dimension: usize,
-    state: &ShardState,
-    options: FaissOptions,
-    builder: Arc<Builder>,
-) -> Result<Shard, IndexError> {
-    let next_id = next_id(state);
-    let segments = open_segments(directory, dimension, state)?;
+    let next_id = next_id(&state);
+    let segments = open_segments(directory, dimension, &state)?;
     let mut shard = Shard::new(
         directory.into(),
         dimension,
@@ -131,6 +121,31 @@ fn restore_shard(
         shard.restore(*chunk, vector)?;
     }
     Ok(shard)
+}
+
+/// The rows of a committed state. There is no writer: one that restores more rows than a head holds
+/// would begin to build segments.
+fn read_shard(
+    directory: &Path,
+    dimension: usize,
+    state: &ShardState,
+    options: FaissOptions,
+) -> Result<ShardRead, IndexError> {
+    let segments = open_segments(directory, dimension, state)?;
+    let mut heads = Vec::new();
+    for rows in state.head.chunks(options.head_rows_max) {
+        let mut head = Head::new(dimension, options.head_rows_max);
+        for (chunk, vector) in rows {
+            check_dimension(vector, dimension)?;
+            head.push(*chunk, &vector.0);
+        }
+        heads.push(head.view().clone());
+    }
+    Ok(ShardRead {
+        dimension,
+        heads,
+        segments,
+    })
 }
 
 /// FAISS is compiled for AVX2 on x86-64; without it the first search would be an illegal

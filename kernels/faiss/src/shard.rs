@@ -169,15 +169,8 @@ impl Shard {
     }
 
     fn push(&mut self, chunk: ChunkId, vector: &Embedding) {
-        if vector.0.len() != self.dimension {
-            self.fail(IndexError {
-                fact: format!(
-                    "a vector of {} dimensions was given to an index of {}",
-                    vector.0.len(),
-                    self.dimension
-                ),
-                hint: "the embedding model has changed: start with a new state folder".into(),
-            });
+        if let Err(error) = check_dimension(vector, self.dimension) {
+            self.fail(error);
             return;
         }
         if self.open.is_full() {
@@ -339,8 +332,7 @@ impl Shard {
         commit
     }
 
-    /// What is in it now.
-    pub(crate) fn snapshot(&self) -> ShardRead {
+    fn snapshot(&self) -> ShardRead {
         let frozen = self.frozen.iter().map(|frozen| &frozen.head);
         let heads = frozen.chain([&self.open]).map(|head| head.view().clone());
         ShardRead {
@@ -378,6 +370,20 @@ impl Shard {
         self.merging = Some(Merging { id, inputs });
         Ok(())
     }
+}
+
+/// Refuses a vector that another model made.
+pub(crate) fn check_dimension(vector: &Embedding, dimension: usize) -> Result<(), IndexError> {
+    if vector.0.len() == dimension {
+        return Ok(());
+    }
+    Err(IndexError {
+        fact: format!(
+            "a vector of {} dimensions was given to an index of {dimension}",
+            vector.0.len()
+        ),
+        hint: "the embedding model has changed: start with a new state folder".into(),
+    })
 }
 
 impl VectorIndex for Shard {
