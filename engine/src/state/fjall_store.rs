@@ -4,7 +4,9 @@
 //! so every batch carries its durability, and a failed sync leaves it unknown what is on disk:
 //! [`StoreError::Indeterminate`], after which the process ends.
 
+use super::manifests::refuse_damaged;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use vectide_model::{Batch, Entry, Operation, Store, StoreError, StoreRead, Table};
@@ -45,16 +47,37 @@ fn refused(error: fjall::Error) -> StoreError {
 impl FjallStore {
     /// Opens the store in a folder, making it when it is missing.
     pub(crate) fn open(directory: &Path) -> Result<Self, StoreError> {
+        if !directory.exists() {
+            Self::make(directory).map_err(|error| StoreError::Refused(error.to_string()))?;
+        }
+        refuse_damaged(directory)?;
+        Self::open_folder(directory).map_err(refused)
+    }
+
+    /// Makes an empty store beside the folder and moves it there whole: fjall can't open what it was
+    /// killed at making.
+    fn make(directory: &Path) -> Result<(), Box<dyn std::error::Error>> {
+        let unfinished = directory.with_extension("unfinished");
+        if unfinished.exists() {
+            fs::remove_dir_all(&unfinished)?;
+        }
+        drop(Self::open_folder(&unfinished)?);
+        fs::rename(&unfinished, directory)?;
+        if let Some(parent) = directory.parent() {
+            fs::File::open(parent)?.sync_all()?;
+        }
+        Ok(())
+    }
+
+    fn open_folder(directory: &Path) -> fjall::Result<Self> {
         let database = Database::builder(directory)
             .cache_size(CACHE_BYTES)
             .worker_threads(WORKER_THREADS)
-            .open()
-            .map_err(refused)?;
+            .open()?;
         let keyspaces = Table::ALL
             .iter()
             .map(|(_, name)| database.keyspace(name, KeyspaceCreateOptions::default))
-            .collect::<Result<_, _>>()
-            .map_err(refused)?;
+            .collect::<Result<_, _>>()?;
         Ok(Self {
             database,
             keyspaces: Arc::new(Keyspaces(keyspaces)),
@@ -87,8 +110,8 @@ impl Store for FjallStore {
 }
 
 /// All entries of a fjall batch carry one sequence number, so which of two for the same key would
-/// win is not defined there. In the order of the keys they go into the tables in half the time, since
-/// neighbours find the way of the one before them in the processor's caches.
+/// win is not defined there. They come in the order of the keys: neighbours find the way of the one
+/// before them in the processor's caches, which takes some 5 % off the processor time of an ingest.
 fn last_of_each_key(mut operations: Vec<Operation>) -> impl Iterator<Item = Operation> {
     fn place(operation: &Operation) -> (Table, &[u8]) {
         let (Operation::Put(table, key, _) | Operation::Delete(table, key)) = operation;
@@ -136,11 +159,15 @@ mod tests {
 
     #[test]
     fn keeps_the_contract_and_reopens() {
-        let directory = tempfile::tempdir().unwrap();
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("store");
+        // What a process that was killed at making it left behind.
+        fs::create_dir(directory.with_extension("unfinished")).unwrap();
+        fs::write(directory.with_extension("unfinished").join("0.jnl"), "").unwrap();
         {
-            vectide_model::store_contract(&FjallStore::open(directory.path()).unwrap());
+            vectide_model::store_contract(&FjallStore::open(&directory).unwrap());
         }
-        let store = FjallStore::open(directory.path()).unwrap();
+        let store = FjallStore::open(&directory).unwrap();
         let kept = store.snapshot().get(Table::Texts, b"a").unwrap();
         assert_eq!(kept, Some(b"elsewhere".to_vec()));
     }

@@ -6,6 +6,7 @@
 mod fjall_store;
 mod layout;
 mod lock;
+mod manifests;
 mod witness;
 
 pub(crate) use fjall_store::FjallStore;
