@@ -14,14 +14,14 @@ use crate::state::{
 };
 use crate::telemetry;
 use crossbeam_channel::{Receiver, Sender, select};
-use sha2::Digest;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 use vectide_model::{
-    Batch, ChunkedDocument, DeadLetter, Epoch, ShardCommit, StoreError, Table, VectorIndexRead,
+    Batch, ChunkedDocument, DeadLetter, Epoch, IndexError, ShardCommit, StoreError, Table,
+    VectorIndexRead,
 };
 use vectide_operators::{Effect, PlanIndex, WorkerProgress};
 
@@ -66,7 +66,7 @@ pub(crate) struct LetterPolicy {
 }
 
 /// Runs until all workers have finished.
-pub(crate) fn run(state: &State, ports: CommitPorts) -> Result<(), StoreError> {
+pub(crate) fn run(state: &State, ports: CommitPorts) -> Result<(), ShardError> {
     let frontiers = vec![0; ports.workers];
     Committer {
         state,
@@ -110,7 +110,7 @@ struct Committer<'a> {
 }
 
 impl Committer<'_> {
-    fn run(mut self) -> Result<(), StoreError> {
+    fn run(mut self) -> Result<(), ShardError> {
         let mut metas_open = true;
         while self.frontiers.iter().any(|frontier| *frontier < Epoch::MAX) {
             let never = crossbeam_channel::never();
@@ -143,7 +143,7 @@ impl Committer<'_> {
     }
 
     /// Commits every epoch that all workers have finished, in one transaction.
-    fn commit_complete(&mut self) -> Result<(), StoreError> {
+    fn commit_complete(&mut self) -> Result<(), ShardError> {
         let frontier = self.frontiers.iter().copied().min().unwrap_or_default();
         let rest = self.metas.split_off(&frontier);
         let complete = std::mem::replace(&mut self.metas, rest);
@@ -242,6 +242,8 @@ struct Transaction<'a> {
     dead_letters: Vec<vectide_model::DeadLetterReason>,
     settled_letters: BTreeSet<u64>,
     dropped_letters: u64,
+    /// Why none of it can be committed.
+    failure: Option<IndexError>,
 }
 
 impl<'a> Transaction<'a> {
@@ -260,6 +262,7 @@ impl<'a> Transaction<'a> {
             dead_letters: Vec::new(),
             settled_letters: BTreeSet::new(),
             dropped_letters: 0,
+            failure: None,
         }
     }
 
@@ -342,6 +345,9 @@ impl<'a> Transaction<'a> {
                 self.apply_shard(index, shard, &commit);
                 self.shards.insert((index, shard), read);
             }
+            Effect::ShardFailed(error) => {
+                self.failure.get_or_insert(error);
+            }
             Effect::DeadLetter(letter) => self.put_dead_letter(&letter),
         }
     }
@@ -349,13 +355,7 @@ impl<'a> Transaction<'a> {
     fn put_document(&mut self, index: PlanIndex, chunked: &ChunkedDocument) {
         let name = self.index_name(index);
         let document = &chunked.document;
-        let record = DocumentRecord {
-            position: document.position.clone(),
-            metadata: document.metadata.clone(),
-            sha256: sha2::Sha256::digest(document.text.as_bytes()).into(),
-            bytes: document.text.len() as u64,
-            chunks: chunked.chunks.clone(),
-        };
+        let record = DocumentRecord::of(chunked);
         let key = entity_key(name, &document.id);
         self.batch
             .put(Table::Documents, key.clone(), encode(&record));
@@ -468,7 +468,10 @@ impl<'a> Transaction<'a> {
     }
 
     /// Commits.
-    fn finish(mut self) -> Result<Done, StoreError> {
+    fn finish(mut self) -> Result<Done, ShardError> {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure.into());
+        }
         self.settle_segments()?;
         self.turn_cache()?;
         let difference = |index: &PlanIndex, put: &u64| {

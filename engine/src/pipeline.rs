@@ -116,7 +116,7 @@ pub struct Pipeline {
     stop: StopSignal,
     started: Instant,
     ingest: JoinHandle<Result<(), SourceError>>,
-    commit: JoinHandle<Result<(), StoreError>>,
+    commit: JoinHandle<Result<(), ShardError>>,
     sources: Vec<JoinHandle<()>>,
     workers: timely::communication::WorkerGuards<()>,
     embedders: Vec<EmbedPool>,
@@ -348,7 +348,7 @@ fn start_commit(
     state: &Arc<State>,
     ports: CommitPorts,
     stop: &StopSignal,
-) -> io::Result<JoinHandle<Result<(), StoreError>>> {
+) -> io::Result<JoinHandle<Result<(), ShardError>>> {
     let (state, stop) = (state.clone(), stop.clone());
     spawn("commit", move || {
         commit::run(&state, ports).inspect_err(|_| stop.stop())

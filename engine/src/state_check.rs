@@ -9,12 +9,11 @@
 
 use crate::plan::{Plan, PlannedIndex};
 use crate::state::{
-    CommitRecord, DocumentRecord, StateError, chunk_key, decode, embedding_key, entity_key,
-    kept_letter, name_prefix, open_at_rest, read_commit, refuse_lost_commits,
+    CommitRecord, DocumentRecord, IndexCounts, StateError, chunk_key, decode, embedding_key,
+    entity_key, kept_letter, name_prefix, open_at_rest, read_commit, refuse_lost_commits,
     refuse_other_pipeline, shard_directory, shard_state,
 };
 use serde::Serialize;
-use sha2::Digest;
 use std::sync::Arc;
 use vectide_model::{
     ChunkSpan, ChunkedDocument, Epoch, Key, Positions, Store, StoreError, StoreRead, Table,
@@ -98,13 +97,6 @@ struct Check<'a> {
     report: StateReport,
 }
 
-/// Numbers of one index.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Counts {
-    documents: u64,
-    chunks: u64,
-}
-
 /// The shards of an index that could be opened.
 type Shards = Vec<Option<Arc<dyn VectorIndexRead>>>;
 
@@ -135,12 +127,13 @@ impl Check<'_> {
     fn index(&mut self, index: &PlannedIndex) -> Result<(), StoreError> {
         let place = format!("indexes.{}", index.name);
         let shards = self.shards(index);
+        let model = stable_hash(index.embedder.identity().fingerprint.as_bytes());
         let documents = &self.plan.documents[usize::from(index.documents)];
         let source = self.plan.sources[usize::from(documents.source)]
             .name
             .clone();
         let prefix = name_prefix(&source);
-        let mut derived = Counts::default();
+        let mut derived = IndexCounts::default();
         for entry in self.read.scan(Table::Rows, &prefix) {
             let (key, value) = entry?;
             let id: Key = String::from_utf8_lossy(&key[prefix.len()..]).into();
@@ -154,11 +147,11 @@ impl Check<'_> {
             };
             derived.documents += 1;
             derived.chunks += chunked.chunks.len() as u64;
-            self.document(&place, index, &chunked, &shards)?;
+            self.document(&place, (index, model), &chunked, &shards)?;
         }
         self.report.documents += derived.documents;
         self.report.chunks += derived.chunks;
-        self.counts(&place, index, derived, &shards)?;
+        self.counts(&place, index, derived, &shards);
         self.orphans(&place, index, &source)
     }
 
@@ -194,7 +187,7 @@ impl Check<'_> {
     fn document(
         &mut self,
         place: &str,
-        index: &PlannedIndex,
+        (index, model): (&PlannedIndex, u64),
         derived: &ChunkedDocument,
         shards: &Shards,
     ) -> Result<(), StoreError> {
@@ -212,7 +205,7 @@ impl Check<'_> {
             None => self.fault(&place, "it is missing"),
             Some(bytes) => {
                 let stored: DocumentRecord = decode("a document", &bytes)?;
-                if stored != record_of(derived) {
+                if stored != DocumentRecord::of(derived) {
                     self.fault(&place, "it is not what its row gives");
                 }
             }
@@ -220,7 +213,7 @@ impl Check<'_> {
         let shard = shard_of(&document.id, index.shards);
         let read = shards.get(shard as usize).and_then(Option::as_deref);
         for chunk in derived.chunks.iter() {
-            self.chunk(&place, index, (&document.id, chunk), read)?;
+            self.chunk(&place, (index, model), (&document.id, chunk), read)?;
         }
         Ok(())
     }
@@ -228,7 +221,7 @@ impl Check<'_> {
     fn chunk(
         &mut self,
         place: &str,
-        index: &PlannedIndex,
+        (index, model): (&PlannedIndex, u64),
         (document, chunk): (&str, &ChunkSpan),
         shard: Option<&dyn VectorIndexRead>,
     ) -> Result<(), StoreError> {
@@ -245,7 +238,6 @@ impl Check<'_> {
             self.fault(place, format!("chunk {} has no vector", chunk.id));
             return Ok(());
         };
-        let model = stable_hash(index.embedder.identity().fingerprint.as_bytes());
         let generation = self.record.cache.generation;
         let key = embedding_key(generation, model, chunk.content);
         let remembered = self.read.get(Table::Embeddings, &key)?;
@@ -256,20 +248,15 @@ impl Check<'_> {
         Ok(())
     }
 
+    /// What the commit says that an index holds.
+    fn stated(&self, index: &PlannedIndex) -> IndexCounts {
+        let counts = self.record.indexes.get(&*index.name).copied();
+        counts.unwrap_or_default()
+    }
+
     /// Compares what the rows give with what the commit and the shards count.
-    fn counts(
-        &mut self,
-        place: &str,
-        index: &PlannedIndex,
-        derived: Counts,
-        shards: &Shards,
-    ) -> Result<(), StoreError> {
-        let stated = self.record.indexes.get(&*index.name).copied();
-        let stated = stated.unwrap_or_default();
-        let stated = Counts {
-            documents: stated.documents,
-            chunks: stated.chunks,
-        };
+    fn counts(&mut self, place: &str, index: &PlannedIndex, derived: IndexCounts, shards: &Shards) {
+        let stated = self.stated(index);
         if stated != derived {
             let fact = format!("the commit counts {stated:?}, the rows give {derived:?}");
             self.fault(place, fact);
@@ -282,7 +269,6 @@ impl Check<'_> {
                 self.fault(place, fact);
             }
         }
-        Ok(())
     }
 
     /// Names what is stored of rows that are not there, and chunks that their document does not have.
@@ -319,8 +305,7 @@ impl Check<'_> {
                 );
             }
         }
-        let stated = self.record.indexes.get(&*index.name);
-        let stated = stated.map_or(0, |counts| counts.chunks);
+        let stated = self.stated(index).chunks;
         if chunks != stated {
             let fact = format!("{chunks} chunks are stored, the commit counts {stated}");
             self.fault(place, fact);
@@ -344,17 +329,5 @@ impl Check<'_> {
             self.fault("dead letters", fact);
         }
         Ok(())
-    }
-}
-
-/// How a document is stored.
-fn record_of(chunked: &ChunkedDocument) -> DocumentRecord {
-    let document = &chunked.document;
-    DocumentRecord {
-        position: document.position.clone(),
-        metadata: document.metadata.clone(),
-        sha256: sha2::Sha256::digest(document.text.as_bytes()).into(),
-        bytes: document.text.len() as u64,
-        chunks: chunked.chunks.clone(),
     }
 }

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 use vectide_model::{
-    ChunkId, ChunkedDocument, ContentHash, DeadLetter, Embedding, Key, Position, Row, ShardCommit,
-    VectorIndexRead,
+    ChunkId, ChunkedDocument, ContentHash, DeadLetter, Embedding, IndexError, Key, Position, Row,
+    ShardCommit, VectorIndexRead,
 };
 
 /// Number of a source, document view or index in the pipeline's plan.
@@ -93,6 +93,8 @@ pub enum Effect {
         /// What has to be committed.
         commit: Arc<ShardCommit>,
     },
+    /// A shard could not close the epoch, which can't be committed then.
+    ShardFailed(IndexError),
     /// Something could not be used.
     DeadLetter(DeadLetter),
 }

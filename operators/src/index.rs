@@ -90,14 +90,13 @@ fn apply(index: PlanIndex, shards: &mut OwnedShards, vectors: Vec<ChunkVector>) 
 }
 
 fn close(index: PlanIndex, shards: &mut OwnedShards, shard: u32) -> Option<Effect> {
-    let closed = shards
-        .get_mut(&shard)?
-        .close_epoch()
-        .unwrap_or_else(|error| panic!("shard {shard} of an index failed: {error}"));
-    Some(Effect::Shard {
-        index,
-        shard,
-        read: closed.read,
-        commit: Arc::new(closed.commit),
+    Some(match shards.get_mut(&shard)?.close_epoch() {
+        Ok(closed) => Effect::Shard {
+            index,
+            shard,
+            read: closed.read,
+            commit: Arc::new(closed.commit),
+        },
+        Err(error) => Effect::ShardFailed(error),
     })
 }

@@ -7,12 +7,13 @@
 //! Names match `[a-z][a-z0-9_-]*`, so the byte 0 ends them and no name is a prefix of another key.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sha2::Digest;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 use vectide_model::{
-    ChunkId, ChunkSpan, ContentHash, DeadLetter, Epoch, KeptLetter, Position, Positions, SegmentId,
-    StoreError,
+    ChunkId, ChunkSpan, ChunkedDocument, ContentHash, DeadLetter, Epoch, KeptLetter, Position,
+    Positions, SegmentId, StoreError,
 };
 
 /// Version of everything this file describes.
@@ -97,6 +98,20 @@ pub(crate) struct DocumentRecord {
     pub(crate) bytes: u64,
     /// The chunks in the order of the text.
     pub(crate) chunks: Arc<[ChunkSpan]>,
+}
+
+impl DocumentRecord {
+    /// How a document is stored.
+    pub(crate) fn of(chunked: &ChunkedDocument) -> Self {
+        let document = &chunked.document;
+        Self {
+            position: document.position.clone(),
+            metadata: document.metadata.clone(),
+            sha256: sha2::Sha256::digest(document.text.as_bytes()).into(),
+            bytes: document.text.len() as u64,
+            chunks: chunked.chunks.clone(),
+        }
+    }
 }
 
 fn named(name: &str, rest: &[u8]) -> Vec<u8> {
