@@ -122,6 +122,11 @@ fn check_lock(directory: &Path) -> Result<String, ComponentError> {
     match DirectoryLock::take(directory) {
         Ok(_) => Ok("it is there and no process uses it".into()),
         Err(StateError::Unusable { fact, hint, .. }) => Err(ComponentError::new("dir", fact, hint)),
+        Err(StateError::InUse { .. }) => Err(ComponentError::new(
+            "dir",
+            "another process uses it",
+            "end that process, or give this one a state folder of its own",
+        )),
         Err(StateError::Store(error)) => Err(ComponentError::new("dir", error.to_string(), "")),
     }
 }

@@ -32,6 +32,10 @@ const CACHE_GENERATION_ENTRIES: u64 = 1_000_000;
 /// Forgotten cache entries removed with each commit: a few, so that no commit is slow.
 const CACHE_REMOVALS_PER_COMMIT: usize = 1_000;
 
+/// Dead letters that a commit writes to the log; the others are counted there. All of them are in the
+/// state.
+const LETTERS_TOLD_PER_COMMIT: usize = 10;
+
 /// Figures of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Totals {
@@ -187,12 +191,7 @@ impl Committer<'_> {
                 .max()
                 .copied(),
         ));
-        for file in done.removed_files {
-            if let Err(error) = std::fs::remove_file(&file) {
-                // Not named by any commit: the next start sweeps it.
-                tracing::warn!(file = %file.display(), %error, "an old segment file stays");
-            }
-        }
+        self.state.remove_files(done.removed_files);
         let totals = &self.ports.totals;
         totals
             .epochs
@@ -210,6 +209,13 @@ impl Committer<'_> {
         totals.changes.fetch_add(changes as u64, Ordering::Relaxed);
         telemetry::committed(self.state, &done.embedded_by_index, &done.reused_by_index);
         telemetry::dead_letters(&done.dead_letters, done.dropped_letters);
+        let untold = done
+            .dead_letters
+            .len()
+            .saturating_sub(LETTERS_TOLD_PER_COMMIT);
+        if untold > 0 {
+            tracing::warn!("and {untold} more dead letters: `vectide dlq list` shows them");
+        }
         for meta in complete.values() {
             telemetry::sourced(self.state, &meta.source_records, &meta.changed_at);
         }
@@ -375,11 +381,13 @@ impl<'a> Transaction<'a> {
         self.record.letters.written += 1;
         self.record.letters.held += 1;
         self.dead_letters.push(letter.reason);
-        tracing::warn!(
-            reason = letter.reason.as_str(), source = %letter.position.source,
-            partition = %letter.position.partition, offset = letter.position.offset,
-            key = letter.key.as_deref(), "dead letter: {}", letter.detail
-        );
+        if self.dead_letters.len() <= LETTERS_TOLD_PER_COMMIT {
+            tracing::warn!(
+                reason = letter.reason.as_str(), source = %letter.position.source,
+                partition = %letter.position.partition, offset = letter.position.offset,
+                key = letter.key.as_deref(), "dead letter: {}", letter.detail
+            );
+        }
     }
 
     /// Removes the letters whose records became changes of this transaction, and writes down what

@@ -3,10 +3,13 @@
 //! Invariant: what a query sees at an epoch is exactly what a full rebuild from the sources'
 //! positions at that epoch would give.
 
+mod backup;
 mod budget;
 mod checks;
 mod commit;
+mod compact;
 mod config;
+mod control;
 mod dataflow;
 mod dead_letters;
 mod dead_letters_section;
@@ -26,11 +29,14 @@ mod state;
 mod state_check;
 mod telemetry;
 
+pub use backup::{BackupReport, back_up, restore};
 pub use checks::{ConnectionChecks, SectionCheck};
+pub use compact::{CompactReport, compact_state};
 pub use config::{
     ApiVersion, DocumentsConfig, IndexConfig, LoadedConfig, NamedProbes, PipelineConfig,
     StateConfig, editor_schema,
 };
+pub use control::{AskError, ask_backup, ask_check, ask_compact};
 pub use dataflow::ShardError;
 pub use dead_letters::{DeadLetterCounts, DeadLetters, LetterSelection};
 pub use dead_letters_section::DeadLettersConfig;

@@ -12,14 +12,15 @@
 
 use crate::budget::EpochBudget;
 use crate::commit::{self, CommitPorts, Totals};
+use crate::control::{Control, Controlled};
 use crate::dataflow::{self, Parts, ShardError};
 use crate::ingest::{self, IngestPorts, Resumed};
 use crate::letter_export::{self, ExportEnd, LetterExport};
-use crate::plan::{Plan, PlannedIndex};
+use crate::plan::{Derivation, Plan, PlannedIndex};
 use crate::service::Service;
 use crate::snapshot::Publisher;
 use crate::start::{Feeders, StartOptions, begin_resnapshots};
-use crate::state::{State, StateError};
+use crate::state::{Names, State, StateError};
 use crate::telemetry;
 use crossbeam_channel::{bounded, unbounded};
 use serde::Serialize;
@@ -122,6 +123,7 @@ pub struct Pipeline {
     embedders: Vec<EmbedPool>,
     export: Option<LetterExport>,
     upkeep: (StopSignal, JoinHandle<()>),
+    control: Option<Control>,
 }
 
 /// Aborts when one of the pipeline's own threads panics; other threads panic as they would.
@@ -193,9 +195,8 @@ impl Pipeline {
         abort_on_engine_panic();
         telemetry::install();
         let started = Instant::now();
-        let (names, fingerprint) = (plan.names(), plan.fingerprint());
-        let state = Arc::new(State::open(&plan.state_directory, names, &fingerprint)?);
-        begin_resnapshots(&state, &resnapshot)?;
+        let derivation = plan.derivation();
+        let state = open_state(plan.names(), &derivation, &resnapshot)?;
         let stop = StopSignal::new();
         let caught_up_at = Arc::new(AtomicU64::new(Epoch::MAX));
         let publisher = Arc::new(Publisher::default());
@@ -251,6 +252,7 @@ impl Pipeline {
         let (first, resumed) = (state.epoch() + 1, Resumed::of(&state.record()));
         let ingest = spawn("ingest", move || ingest::run(ports, first, resumed))?;
         let upkeep = start_upkeep()?;
+        let control = Control::start(Controlled::new(&state, derivation))?;
         Ok(Self {
             state,
             service: Arc::new(service),
@@ -264,6 +266,7 @@ impl Pipeline {
             embedders,
             export,
             upkeep,
+            control,
         })
     }
 
@@ -305,6 +308,7 @@ impl Pipeline {
         drop(self.embedders);
         self.upkeep.0.stop();
         join(self.upkeep.1);
+        self.control.into_iter().for_each(Control::end);
         let exported = self.export.map(|export| export.finish(&self.state));
         committed?;
         read?;
@@ -320,6 +324,16 @@ impl Pipeline {
             seconds: self.started.elapsed().as_secs_f64(),
         })
     }
+}
+
+fn open_state(
+    names: Names,
+    derivation: &Derivation,
+    resnapshot: &[String],
+) -> Result<Arc<State>, PipelineError> {
+    let state = State::open(&derivation.state_directory, names, &derivation.fingerprint)?;
+    begin_resnapshots(&state, resnapshot)?;
+    Ok(Arc::new(state))
 }
 
 fn progress(state: &State, totals: &Totals) -> Progress {

@@ -65,6 +65,7 @@ pub struct PlannedSource {
 }
 
 /// A document view.
+#[derive(Clone)]
 pub struct PlannedDocuments {
     /// Its name.
     pub name: Arc<str>,
@@ -91,7 +92,30 @@ pub struct PlannedIndex {
     pub shards: u32,
 }
 
+/// What a state is made of, and how: a plan without what reads and writes.
+#[derive(Clone)]
+pub(crate) struct Derivation {
+    pub(crate) state_directory: PathBuf,
+    pub(crate) sources: Vec<Arc<str>>,
+    pub(crate) documents: Vec<PlannedDocuments>,
+    pub(crate) indexes: Vec<PlannedIndex>,
+    pub(crate) index_factory: Arc<dyn VectorIndexFactory>,
+    pub(crate) fingerprint: BTreeMap<String, String>,
+}
+
 impl Plan {
+    pub(crate) fn derivation(&self) -> Derivation {
+        let sources = self.sources.iter().map(|source| source.name.clone());
+        Derivation {
+            state_directory: self.state_directory.clone(),
+            sources: sources.collect(),
+            documents: self.documents.clone(),
+            indexes: self.indexes.clone(),
+            index_factory: self.index_factory.clone(),
+            fingerprint: self.fingerprint(),
+        }
+    }
+
     pub(crate) fn names(&self) -> Names {
         Names {
             sources: self

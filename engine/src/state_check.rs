@@ -7,13 +7,13 @@
 //!
 //! Invariant: nothing is changed, and a fault in one place keeps no other from being looked at.
 
-use crate::plan::{Plan, PlannedIndex};
+use crate::plan::{Derivation, Plan, PlannedIndex};
 use crate::state::{
     CommitRecord, DocumentRecord, IndexCounts, StateError, chunk_key, decode, embedding_key,
-    entity_key, kept_letter, name_prefix, open_at_rest, read_commit, refuse_lost_commits,
-    refuse_other_pipeline, shard_directory, shard_state,
+    entity_key, kept_letter, name_prefix, open_at_rest, read_commit, refuse_other_pipeline,
+    shard_directory, shard_state,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use vectide_model::{
     ChunkSpan, ChunkedDocument, Epoch, Key, Positions, Store, StoreError, StoreRead, Table,
@@ -25,7 +25,7 @@ use vectide_operators::{HeldRow, shard_of};
 const FAULTS_TOLD_MAX: usize = 100;
 
 /// What was looked at, and what is wrong.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StateReport {
     /// The last committed epoch.
     pub epoch: Epoch,
@@ -55,19 +55,25 @@ pub struct StateReport {
 /// When there is no state, a process uses it, or it is another pipeline's.
 pub fn check_state(plan: &Plan) -> Result<StateReport, StateError> {
     let (_lock, store) = open_at_rest(&plan.state_directory)?;
-    let read = store.snapshot();
-    let Some(record) = read_commit(&*read)? else {
+    check_snapshot(&plan.derivation(), &*store.snapshot())
+}
+
+/// Looks at the state of one epoch, whose segment files stay meanwhile.
+pub(crate) fn check_snapshot(
+    plan: &Derivation,
+    read: &dyn StoreRead,
+) -> Result<StateReport, StateError> {
+    let Some(record) = read_commit(read)? else {
         return Err(StateError::Unusable {
             directory: plan.state_directory.display().to_string(),
             fact: "it has no commit".into(),
             hint: "restore it from a copy, or remove it to build it again from the sources".into(),
         });
     };
-    refuse_lost_commits(&plan.state_directory, &record)?;
-    refuse_other_pipeline(&plan.state_directory, &record.pipeline, &plan.fingerprint())?;
+    refuse_other_pipeline(&plan.state_directory, &record.pipeline, &plan.fingerprint)?;
     let mut check = Check {
         plan,
-        read: &*read,
+        read,
         record: &record,
         report: StateReport {
             epoch: record.epoch,
@@ -76,8 +82,8 @@ pub fn check_state(plan: &Plan) -> Result<StateReport, StateError> {
         },
     };
     for source in &plan.sources {
-        check.section(&format!("sources.{}", source.name), |check| {
-            check.report.rows += check.count(Table::Rows, &name_prefix(&source.name))?;
+        check.section(&format!("sources.{source}"), |check| {
+            check.report.rows += check.count(Table::Rows, &name_prefix(source))?;
             Ok(())
         });
     }
@@ -91,7 +97,7 @@ pub fn check_state(plan: &Plan) -> Result<StateReport, StateError> {
 }
 
 struct Check<'a> {
-    plan: &'a Plan,
+    plan: &'a Derivation,
     read: &'a dyn StoreRead,
     record: &'a CommitRecord,
     report: StateReport,
@@ -129,9 +135,7 @@ impl Check<'_> {
         let shards = self.shards(index);
         let model = stable_hash(index.embedder.identity().fingerprint.as_bytes());
         let documents = &self.plan.documents[usize::from(index.documents)];
-        let source = self.plan.sources[usize::from(documents.source)]
-            .name
-            .clone();
+        let source = self.plan.sources[usize::from(documents.source)].clone();
         let prefix = name_prefix(&source);
         let mut derived = IndexCounts::default();
         for entry in self.read.scan(Table::Rows, &prefix) {

@@ -1,25 +1,34 @@
 //! `vectide check`: whether a state is what its rows say.
 
+use crate::backup::here_or_there;
 use crate::failure::Failure;
 use crate::registry::registry;
 use crate::validate;
 use std::path::Path;
+use vectide_engine::StateReport;
 
-/// Checks the state of a pipeline that does not run, and prints what was found: for a person, or as
+/// Checks the state of a pipeline, running or not, and prints what was found: for a person, or as
 /// one JSON object.
 ///
 /// # Errors
-/// A bad configuration; a state that is missing, in use or another pipeline's; or how much is wrong
-/// with it.
+/// A bad configuration; a state that is missing or another pipeline's; or how much is wrong with it.
 pub fn check(config: &Path, json: bool) -> Result<(), Failure> {
     let loaded = validate::load(config)?;
     let plan = loaded
         .open_without_sources(&registry())
         .map_err(|report| Failure::config(&report))?
         .0;
-    let report = vectide_engine::check_state(&plan)?;
+    let report = here_or_there(
+        || vectide_engine::check_state(&plan),
+        || vectide_engine::ask_check(&plan.state_directory),
+    )?;
+    print_report(&report, json)
+}
+
+/// Prints what was found.
+pub(crate) fn print_report(report: &StateReport, json: bool) -> Result<(), Failure> {
     if json {
-        println!("{}", serde_json::to_string(&report)?);
+        println!("{}", serde_json::to_string(report)?);
     } else {
         println!(
             "epoch {}: {} rows, {} documents, {} chunks, {} vectors in {} segments and heads, {} \

@@ -1,5 +1,6 @@
 //! The `vectide` command, as a library so that tests, benchmarks and the demo run the same code.
 
+pub mod backup;
 pub mod check;
 pub mod dlq;
 pub mod evaluate;

@@ -4,8 +4,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use vectide_app::query::Question;
 use vectide_app::{
-    check, dlq, evaluate, export, failure, failure::Failure, logging, model, position, query, run,
-    tap, validate,
+    backup, check, dlq, evaluate, export, failure, failure::Failure, logging, model, position,
+    query, run, tap, validate,
 };
 use vectide_engine::{ExportKind, LetterSelection};
 use vectide_model::{DeadLetterReason, ReadMode};
@@ -42,7 +42,7 @@ enum Command {
         #[arg(long)]
         connect: bool,
     },
-    /// Compare the whole state of a pipeline that does not run with the rows it was made from: every
+    /// Compare the whole state of a pipeline, running or not, with the rows it was made from: every
     /// document, text, chunk, vector and file; exit status 1 if something is wrong.
     Check {
         /// The configuration.
@@ -50,6 +50,25 @@ enum Command {
         /// Print what was found as one JSON object.
         #[arg(long)]
         json: bool,
+    },
+    /// Copy the state of a pipeline, running or not, as of its newest epoch.
+    Backup {
+        /// The configuration.
+        config: PathBuf,
+        /// The folder to make. On the disk of the state, segments take no room of their own.
+        target: PathBuf,
+    },
+    /// Put a backup where the configuration has its state, and check it.
+    Restore {
+        /// The configuration.
+        config: PathBuf,
+        /// The folder that `vectide backup` made.
+        backup: PathBuf,
+    },
+    /// Give back the disk room of what is gone from a state, running or not.
+    Compact {
+        /// The configuration.
+        config: PathBuf,
     },
     /// Print the changes of a source as they come, decoded; nothing is kept.
     Tap(TapArguments),
@@ -291,6 +310,9 @@ fn execute(command: Command) -> Result<(), Failure> {
             connect: true,
         } => validate::connect(&config),
         Command::Check { config, json } => check::check(&config, json),
+        Command::Backup { config, target } => backup::back_up(&config, &target),
+        Command::Restore { config, backup } => backup::restore(&config, &backup),
+        Command::Compact { config } => backup::compact(&config),
         Command::Tap(arguments) => tap_source(&arguments),
         Command::Position { config, source } => position::position(&config, source.as_deref()),
         Command::Dlq { command } => dead_letters(command),

@@ -107,6 +107,14 @@ impl Store for FjallStore {
         out.commit()
             .map_err(|error| StoreError::Indeterminate(error.to_string()))
     }
+
+    fn compact(&self) -> Result<(), StoreError> {
+        for keyspace in &self.keyspaces.0 {
+            keyspace.rotate_memtable_and_wait().map_err(refused)?;
+            keyspace.major_compact().map_err(refused)?;
+        }
+        Ok(())
+    }
 }
 
 /// All entries of a fjall batch carry one sequence number, so which of two for the same key would

@@ -156,6 +156,16 @@ pub(crate) fn segment_key(index: &str, shard: u32, segment: SegmentId) -> Vec<u8
     key
 }
 
+/// The index and the shard that a segment's key names.
+pub(crate) fn segment_place(key: &[u8]) -> Result<(&str, u32), StoreError> {
+    let damaged = || StoreError::Refused("a segment's key is damaged".into());
+    let end = key.iter().position(|byte| *byte == 0).ok_or_else(damaged)?;
+    let index = std::str::from_utf8(&key[..end]).map_err(|_| damaged())?;
+    let shard = key.get(end + 1..end + 5).ok_or_else(damaged)?;
+    let shard = shard.try_into().map_err(|_| damaged())?;
+    Ok((index, u32::from_be_bytes(shard)))
+}
+
 /// Key of a dead row of a segment.
 pub(crate) fn tombstone_key(index: &str, shard: u32, segment: SegmentId, row: u32) -> Vec<u8> {
     let mut key = segment_key(index, shard, segment);
@@ -237,6 +247,9 @@ mod tests {
     #[test]
     fn keys_of_one_name_never_fall_under_another() {
         assert!(!entity_key("pages-2", "a").starts_with(&name_prefix("pages")));
+        let segment = segment_key("pages", 3, SegmentId(9));
+        assert_eq!(segment_place(&segment).unwrap(), ("pages", 3));
+        assert!(segment_place(&segment[..8]).is_err());
         assert!(head_key("a", 1, &ChunkId([7; 16])).starts_with(&shard_prefix("a", 1)));
     }
 }

@@ -29,10 +29,9 @@ impl DirectoryLock {
             })?;
         match file.try_lock() {
             Ok(()) => Ok(Self { _file: file }),
-            Err(TryLockError::WouldBlock) => Err(unusable(
-                "another process uses it".into(),
-                "end that process, or give this one a state folder of its own",
-            )),
+            Err(TryLockError::WouldBlock) => Err(StateError::InUse {
+                directory: directory.display().to_string(),
+            }),
             Err(TryLockError::Error(error)) => Err(unusable(
                 format!("it can't be locked: {error}"),
                 "use a file system that supports locks",

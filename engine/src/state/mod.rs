@@ -7,17 +7,19 @@ mod fjall_store;
 mod layout;
 mod lock;
 mod manifests;
+mod pins;
 mod witness;
 
 pub(crate) use fjall_store::FjallStore;
 pub(crate) use layout::{
     CommitRecord, DocumentRecord, IndexCounts, META_COMMIT, StoredLetter, chunk_key,
     dead_letter_key, decode, embedding_key, encode, entity_key, head_key, kept_letter, name_prefix,
-    segment_key, shard_prefix, tombstone_key,
+    segment_key, segment_place, shard_prefix, tombstone_key,
 };
 pub(crate) use lock::DirectoryLock;
-use witness::Witness;
-pub(crate) use witness::refuse_lost_commits;
+pub(crate) use pins::{FilePin, FileRemovals};
+pub(crate) use witness::forget as forget_witness;
+use witness::{Witness, refuse_lost_commits};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -42,6 +44,15 @@ pub enum StateError {
         /// The way out.
         hint: String,
     },
+    /// A process that runs has it.
+    #[error(
+        "the state in {directory} can't be used: another process uses it\nhint: end that process, or \
+         give this one a state folder of its own"
+    )]
+    InUse {
+        /// The folder.
+        directory: String,
+    },
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -65,6 +76,7 @@ pub(crate) struct State {
     generation: AtomicU64,
     record: RwLock<Arc<CommitRecord>>,
     witness: Witness,
+    removals: FileRemovals,
     _lock: DirectoryLock,
 }
 
@@ -97,6 +109,7 @@ impl State {
             generation: AtomicU64::new(record.cache.generation.into()),
             record: RwLock::new(Arc::new(record)),
             witness,
+            removals: FileRemovals::default(),
             _lock: lock,
         })
     }
@@ -115,6 +128,25 @@ impl State {
 
     pub(crate) fn snapshot(&self) -> Arc<dyn StoreRead> {
         self.store.snapshot()
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Keeps the segment files of every snapshot that is taken from now on.
+    pub(crate) fn pin_files(&self) -> FilePin {
+        self.removals.pin()
+    }
+
+    /// Removes segment files that the newest commit does not name.
+    pub(crate) fn remove_files(&self, files: Vec<PathBuf>) {
+        self.removals.remove(files);
+    }
+
+    /// Gives back the room of what is gone.
+    pub(crate) fn compact(&self) -> Result<(), StoreError> {
+        self.store.compact()
     }
 
     /// Commits a batch together with its record: one synced transaction.
@@ -221,7 +253,10 @@ pub(crate) fn open_at_rest(directory: &Path) -> Result<(DirectoryLock, FjallStor
         });
     }
     let lock = DirectoryLock::take(directory)?;
-    Ok((lock, FjallStore::open(&store)?))
+    let store = FjallStore::open(&store)?;
+    let record = read_commit(&*store.snapshot())?.unwrap_or_default();
+    refuse_lost_commits(directory, &record)?;
+    Ok((lock, store))
 }
 
 /// The commit record of a store, if there is one.

@@ -85,6 +85,14 @@ pub(crate) fn refuse_lost_commits(
     })
 }
 
+/// Removes the note: the commits that it tells of are meant to be gone.
+pub(crate) fn forget(directory: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path(directory)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// Incarnation and epoch of a valid note.
 fn read(path: &Path) -> Option<(u64, u64)> {
     let bytes = match std::fs::read(path) {
