@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use vectide_tests::{
-    Running, call, expect_sound, export, free_port, run_to_end, vectide, write_config,
+    Running, call, edit, expect_sound, free_port, run_to_end, texts, vectide, write_config,
 };
 
 /// More than the head of a shard holds, so that there are segments, and some are replaced meanwhile.
@@ -40,18 +40,8 @@ fn pipeline(directory: &Path, name: &str, port: u16) -> PathBuf {
     let source = format!("{{type: jsonl, path: ./pages.jsonl, format: {format}, follow: true}}");
     let server = format!("server: {{listen: \"127.0.0.1:{port}\"}}");
     let config = write_config(directory, name, &source, &server);
-    let yaml = fs::read_to_string(&config).unwrap();
-    fs::write(&config, yaml.replace("./state", &format!("./{name}"))).unwrap();
+    edit(&config, "./state", &format!("./{name}"));
     config
-}
-
-/// The texts by document.
-fn texts(config: &Path) -> BTreeMap<String, String> {
-    let chunk = |json: Value| {
-        let field = |name: &str| json[name].as_str().unwrap().to_owned();
-        (field("document"), field("text"))
-    };
-    export(config, "chunks").into_iter().map(chunk).collect()
 }
 
 /// What the first `bytes` of the log come to.
@@ -241,8 +231,7 @@ fn what_can_not_be_backed_up_or_restored_is_told() {
         &["the folder that `vectide backup` made"],
     );
     let other = pipeline(directory, "other", 0);
-    let yaml = fs::read_to_string(&other).unwrap();
-    fs::write(&other, yaml.replace("{{ text }}", "{{ text }}!")).unwrap();
+    edit(&other, "{{ text }}", "{{ text }}!");
     refuse(
         "restore",
         &other,

@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use vectide_tests::{
-    Random, call, export, is_torture, run_to_end, seed, signal, vectide_binary, write_config,
+    Random, SmallDisk, call, edit, is_torture, run_to_end, seed, signal, texts, vectide_binary,
+    write_config,
 };
 
 /// More than the head of a shard holds, so that segments are written as well.
@@ -126,7 +127,10 @@ fn write_log(log: &Path) -> BTreeMap<String, String> {
 fn config(directory: &Path) -> PathBuf {
     let source = "{type: jsonl, path: ../pages.jsonl, format: {type: change, key: id}}";
     fs::create_dir_all(directory).unwrap();
-    write_config(directory, "pipeline", source, "")
+    let config = write_config(directory, "pipeline", source, "");
+    // The disk is to be full, not spared.
+    edit(&config, "./state}", "./state, min_free: 0B}");
+    config
 }
 
 /// The epoch of a state at rest in which nothing is wrong; 0 when nothing was committed yet.
@@ -139,14 +143,6 @@ fn sound_epoch(config: &Path, place: &str) -> u64 {
     assert_eq!(status, Some(0), "{place}: {told}{complaints}");
     let report: serde_json::Value = serde_json::from_str(&told).unwrap();
     report["epoch"].as_u64().unwrap()
-}
-
-fn texts(config: &Path) -> BTreeMap<String, String> {
-    let chunk = |json: serde_json::Value| {
-        let field = |name: &str| json[name].as_str().unwrap().to_owned();
-        (field("document"), field("text"))
-    };
-    export(config, "chunks").into_iter().map(chunk).collect()
 }
 
 /// Whether the process was ended by its fault, which it then says in words.
@@ -170,39 +166,6 @@ fn recovers(config: &Path, expected: &BTreeMap<String, String>, place: &str) {
         "{place}: the epoch went back"
     );
     assert!(texts(config) == *expected, "{place}: other texts");
-}
-
-/// A file system in memory, unmounted at the end.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    /// `None` where this user may not mount.
-    fn mount(at: &Path, bytes: u64) -> Option<Self> {
-        fs::create_dir_all(at).unwrap();
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"])
-            .arg(at)
-            .output();
-        mounted
-            .is_ok_and(|it| it.status.success())
-            .then(|| Self(at.into()))
-    }
-
-    fn grow(&self, bytes: u64) {
-        let option = format!("remount,size={bytes}");
-        let grown = Command::new("mount")
-            .args(["-o", &option])
-            .arg(&self.0)
-            .status();
-        assert!(grown.unwrap().success());
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // What still uses it ends with the test.
-        let _ = Command::new("umount").args(["-l"]).arg(&self.0).status();
-    }
 }
 
 #[test]

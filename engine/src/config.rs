@@ -6,10 +6,12 @@
 //! Invariant: a configuration that loads has no fault that could have been seen without touching the
 //! outside world.
 
+use crate::budget::CommitConfig;
 use crate::dead_letters_section::{LoadedDeadLetters, describe};
 use crate::plan::{Plan, PlannedDeadLetters, PlannedDocuments, PlannedIndex, PlannedSource};
 use crate::registry::{AnyChunkerConfig, AnySourceConfig, Registry};
 use crate::replay::Redecoders;
+use crate::room::RoomLimits;
 use schemars::{JsonSchema, schema_for};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -19,8 +21,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use vectide_config::{ConfigSchema, Document, Name, Report, TagTable};
 use vectide_model::{
-    ComponentError, EmbedConfig, Embedder, OpenContext, PositionProbe, Source, SourceError,
-    SourceSink, SourceStart,
+    ByteSize, ComponentError, EmbedConfig, Embedder, OpenContext, PositionProbe, Source,
+    SourceError, SourceSink, SourceStart,
 };
 use vectide_operators::{DocumentView, PlanIndex};
 use vectide_serve::ServerConfig;
@@ -55,6 +57,9 @@ pub struct PipelineConfig {
     /// keeps, and with `dir` or `topic` where each is written besides.
     #[serde(default)]
     pub dead_letters: Option<Value>,
+    /// When changes become durable and visible.
+    #[serde(default)]
+    pub commit: CommitConfig,
     /// The query endpoint.
     #[serde(default)]
     pub server: ServerConfig,
@@ -70,6 +75,17 @@ pub struct StateConfig {
     /// Folder of the state, relative to the configuration's folder. It belongs to this pipeline
     /// alone.
     pub dir: PathBuf,
+    /// Bytes that the folder may take up; without it the disk is the limit. Beyond it no more changes
+    /// are taken, and queries go on; so too below `min_free`.
+    #[serde(default)]
+    pub max_bytes: Option<ByteSize>,
+    /// Bytes of the disk that stay free.
+    #[serde(default = "default_min_free")]
+    pub min_free: ByteSize,
+}
+
+fn default_min_free() -> ByteSize {
+    RoomLimits::default().min_free
 }
 
 /// An entry of `documents:`.
@@ -211,7 +227,9 @@ impl LoadedConfig {
 
     /// Folder of the state.
     pub fn state_directory(&self) -> PathBuf {
-        self.context.config_dir.join(&self.config.state.dir)
+        let directory = self.context.config_dir.join(&self.config.state.dir);
+        // Without the dots of `./state`: the path is in what people read.
+        directory.components().collect()
     }
 
     /// Makes one source ready to run, and nothing else.
@@ -357,6 +375,11 @@ impl LoadedConfig {
             indexes,
             index_factory: registry.index.clone(),
             dead_letters,
+            commit: self.config.commit,
+            room: RoomLimits {
+                max_bytes: self.config.state.max_bytes,
+                min_free: self.config.state.min_free,
+            },
         })
     }
 }

@@ -7,13 +7,14 @@
 //! Invariant: a transaction of a source never straddles two epochs; an epoch's positions say exactly
 //! which changes are in it and the ones before it; at most [`EPOCHS_IN_FLIGHT_MAX`] are on their way.
 
-use crate::budget::EpochBudget;
+use crate::budget::{CommitConfig, EpochBudget};
+use crate::room::Room;
 use crate::state::CommitRecord;
 use crossbeam_channel::{Receiver, Select, Sender, TryRecvError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use timely::scheduling::SyncActivator;
 use vectide_model::{
     Change, DeadLetter, Epoch, KeptLetter, Positions, ReadMode, SourceBatch, SourceError,
@@ -25,9 +26,6 @@ use vectide_operators::{ClosedEpoch, PlanIndex, SourcedChange};
 /// only make a new change wait longer.
 pub(crate) const EPOCHS_IN_FLIGHT_MAX: u64 = 3;
 
-/// Changes of one epoch: thousands share a sync, and its memory stays small.
-const EPOCH_CHANGES_MAX: usize = 5_000;
-
 /// Changes taken from one source before the next one's turn.
 const TURN_CHANGES_MAX: usize = 64;
 
@@ -36,6 +34,23 @@ pub(crate) const SOURCE_QUEUE_BATCHES: usize = 4;
 
 /// How often the thread looks around when nothing wakes it.
 const IDLE_WAIT: Duration = Duration::from_millis(50);
+
+/// How often it is looked whether there is room again.
+const SHORTAGE_WAIT: Duration = Duration::from_millis(250);
+
+/// Why no more is read.
+#[derive(Debug)]
+pub(crate) enum IngestEnd {
+    Source(SourceError),
+    /// There is no room, and nobody waits for some.
+    NoRoom(String),
+}
+
+impl From<SourceError> for IngestEnd {
+    fn from(error: SourceError) -> Self {
+        Self::Source(error)
+    }
+}
 
 /// What a source's thread says.
 pub(crate) enum SourceEvent {
@@ -130,6 +145,8 @@ pub(crate) struct IngestPorts {
     pub(crate) committed: Receiver<()>,
     pub(crate) committed_epoch: Arc<dyn Fn() -> Epoch + Send + Sync>,
     pub(crate) budget: Arc<EpochBudget>,
+    pub(crate) commit: CommitConfig,
+    pub(crate) room: Arc<Room>,
     /// The epoch that holds everything which was there at the start, once it is known.
     pub(crate) caught_up_at: Arc<AtomicU64>,
     /// Whether to end with the sources, or to stay when all have ended.
@@ -197,8 +214,8 @@ impl Open {
         }
     }
 
-    fn is_full(&self, budget_bytes: u64) -> bool {
-        self.bytes >= budget_bytes || self.changes.len() >= EPOCH_CHANGES_MAX
+    fn is_full(&self, budget_bytes: u64, rows: usize) -> bool {
+        self.bytes >= budget_bytes || self.changes.len() >= rows
     }
 
     fn push(&mut self, source: PlanIndex, change: Change, restates: bool) {
@@ -216,7 +233,7 @@ impl Open {
 }
 
 /// Runs until all sources have ended, one fails, or the stop signal is set.
-pub(crate) fn run(ports: IngestPorts, first: Epoch, resumed: Resumed) -> Result<(), SourceError> {
+pub(crate) fn run(ports: IngestPorts, first: Epoch, resumed: Resumed) -> Result<(), IngestEnd> {
     let lanes = ports
         .sources
         .iter()
@@ -242,6 +259,7 @@ pub(crate) fn run(ports: IngestPorts, first: Epoch, resumed: Resumed) -> Result<
         open,
         resumed,
         next: first,
+        closed_at: None,
         turn: 0,
     }
     .run()
@@ -255,27 +273,32 @@ struct Ingest {
     resumed: Resumed,
     /// Number of the open epoch.
     next: Epoch,
+    /// When the one before it was closed.
+    closed_at: Option<Instant>,
     /// Whose turn it is.
     turn: usize,
 }
 
 impl Ingest {
-    fn run(mut self) -> Result<(), SourceError> {
+    fn run(mut self) -> Result<(), IngestEnd> {
         let result = loop {
-            if self.ports.stop.is_stopped() {
+            if self.ports.stop.is_stopped() || self.is_over() {
                 break Ok(());
+            }
+            if let Some(shortage) = self.ports.room.shortage() {
+                if self.ports.mode == ReadMode::UntilCaughtUp {
+                    break Err(IngestEnd::NoRoom(shortage));
+                }
+                self.ports.stop.wait(SHORTAGE_WAIT);
+                continue;
             }
             if let Err(error) = self.fill() {
-                break Err(error);
+                break Err(error.into());
             }
             self.note_caught_up();
-            let in_flight = self.next - 1 - (self.ports.committed_epoch)();
-            let may_close = in_flight == 0 || (self.full() && in_flight < EPOCHS_IN_FLIGHT_MAX);
-            if self.open.moved && may_close {
+            if self.open.moved && self.may_close() {
                 self.close();
-            } else if self.is_over() {
-                break Ok(());
-            } else {
+            } else if !self.is_over() {
                 self.wait();
             }
         };
@@ -286,6 +309,22 @@ impl Ingest {
         result
     }
 
+    /// Whether the epochs before the open one leave room for it, and it is due.
+    fn may_close(&self) -> bool {
+        let in_flight = self.next - 1 - (self.ports.committed_epoch)();
+        if self.full() {
+            return in_flight < EPOCHS_IN_FLIGHT_MAX;
+        }
+        in_flight == 0 && self.until_due().is_zero()
+    }
+
+    /// How long an epoch that is not full waits for the interval to pass.
+    fn until_due(&self) -> Duration {
+        let interval = self.ports.commit.interval.as_duration();
+        let since = self.closed_at.map(|closed_at| closed_at.elapsed());
+        since.map_or(Duration::ZERO, |since| interval.saturating_sub(since))
+    }
+
     /// Whether nothing more can come. A pipeline that follows stays to answer queries.
     fn is_over(&self) -> bool {
         self.ports.mode == ReadMode::UntilCaughtUp
@@ -294,7 +333,8 @@ impl Ingest {
     }
 
     fn full(&self) -> bool {
-        self.open.is_full(self.ports.budget.bytes())
+        let rows = self.ports.commit.rows.get();
+        self.open.is_full(self.ports.budget.bytes(), rows)
     }
 
     /// Takes from the sources in turns until the epoch is full or none has anything.
@@ -369,7 +409,7 @@ impl Ingest {
     }
 
     fn take_changes(&mut self, at: usize) {
-        let budget = self.ports.budget.bytes();
+        let (bytes, rows) = (self.ports.budget.bytes(), self.ports.commit.rows.get());
         let lane = &mut self.lanes[at];
         let Some(rest) = lane.rest.as_mut() else {
             return;
@@ -380,7 +420,7 @@ impl Ingest {
             usize::MAX
         };
         let mut taken = 0;
-        while taken < limit && !(rest.divisible && self.open.is_full(budget)) {
+        while taken < limit && !(rest.divisible && self.open.is_full(bytes, rows)) {
             let Some(change) = rest.changes.next() else {
                 break;
             };
@@ -415,6 +455,7 @@ impl Ingest {
         let open = std::mem::replace(&mut self.open, Open::new(self.lanes.len()));
         let epoch = self.next;
         self.next += 1;
+        self.closed_at = Some(Instant::now());
         let meta = EpochMeta {
             epoch,
             positions: self.resumed.positions.clone(),
@@ -444,7 +485,9 @@ impl Ingest {
                 select.recv(&lane.events);
             }
         }
-        let _ = select.ready_timeout(IDLE_WAIT);
+        // An epoch that waits for its interval is not woken by anything.
+        let due = Some(self.until_due()).filter(|due| self.open.moved && !due.is_zero());
+        let _ = select.ready_timeout(due.unwrap_or(IDLE_WAIT).min(IDLE_WAIT));
         while self.ports.committed.try_recv().is_ok() {}
     }
 }

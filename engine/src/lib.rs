@@ -21,6 +21,7 @@ mod plan;
 mod registry;
 mod replay;
 mod resnapshot;
+mod room;
 mod service;
 mod snapshot;
 mod sources;
@@ -30,6 +31,7 @@ mod state_check;
 mod telemetry;
 
 pub use backup::{BackupReport, back_up, restore};
+pub use budget::CommitConfig;
 pub use checks::{ConnectionChecks, SectionCheck};
 pub use compact::{CompactReport, compact_state};
 pub use config::{
@@ -48,6 +50,7 @@ pub use registry::{
     EmbedderType, Registry, SourceType,
 };
 pub use replay::{Redecoders, Refusal, ReplayReport, replay};
+pub use room::RoomLimits;
 pub use start::StartOptions;
 pub use state::StateError;
 pub use state_check::{StateReport, check_state};

@@ -14,9 +14,10 @@ use crate::budget::EpochBudget;
 use crate::commit::{self, CommitPorts, Totals};
 use crate::control::{Control, Controlled};
 use crate::dataflow::{self, Parts, ShardError};
-use crate::ingest::{self, IngestPorts, Resumed};
+use crate::ingest::{self, IngestEnd, IngestPorts, Resumed};
 use crate::letter_export::{self, ExportEnd, LetterExport};
 use crate::plan::{Derivation, Plan, PlannedIndex};
+use crate::room::Room;
 use crate::service::Service;
 use crate::snapshot::Publisher;
 use crate::start::{Feeders, StartOptions, begin_resnapshots};
@@ -34,6 +35,9 @@ use vectide_operators::{CommittedState, EmbedHandle, EmbedPool, Feed};
 
 /// How often histograms are folded when nobody scrapes the metrics.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+
+/// How often the state's folder is measured.
+const ROOM_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why a pipeline could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +62,9 @@ pub enum PipelineError {
         /// The sources there are.
         known: String,
     },
+    /// The disk is short of room, and nothing waits for it.
+    #[error("{0}")]
+    NoRoom(String),
     /// Dead letters could not be written to the place that is configured for them.
     #[error("{0}")]
     DeadLetters(String),
@@ -72,6 +79,15 @@ pub enum PipelineError {
 impl From<ExportEnd> for PipelineError {
     fn from(end: ExportEnd) -> Self {
         Self::DeadLetters(end.to_string())
+    }
+}
+
+impl From<IngestEnd> for PipelineError {
+    fn from(end: IngestEnd) -> Self {
+        match end {
+            IngestEnd::Source(error) => Self::Source(error),
+            IngestEnd::NoRoom(shortage) => Self::NoRoom(shortage),
+        }
     }
 }
 
@@ -116,7 +132,7 @@ pub struct Pipeline {
     totals: Arc<Totals>,
     stop: StopSignal,
     started: Instant,
-    ingest: JoinHandle<Result<(), SourceError>>,
+    ingest: JoinHandle<Result<(), IngestEnd>>,
     commit: JoinHandle<Result<(), ShardError>>,
     sources: Vec<JoinHandle<()>>,
     workers: timely::communication::WorkerGuards<()>,
@@ -187,16 +203,11 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::start`], and when a source that is to be read anew is not there.
     pub fn start_with(mut plan: Plan, options: StartOptions) -> Result<Self, PipelineError> {
-        let StartOptions {
-            mode,
-            resnapshot,
-            input,
-        } = options;
         abort_on_engine_panic();
         telemetry::install();
         let started = Instant::now();
         let derivation = plan.derivation();
-        let state = open_state(plan.names(), &derivation, &resnapshot)?;
+        let state = open_state(plan.names(), &derivation, &options.resnapshot)?;
         let stop = StopSignal::new();
         let caught_up_at = Arc::new(AtomicU64::new(Epoch::MAX));
         let publisher = Arc::new(Publisher::default());
@@ -214,11 +225,11 @@ impl Pipeline {
         let parts = Parts::open(&plan, state.clone(), handles, feed, progress_sender)?;
         commit::publish_opened(&state, &parts.indexes, &publisher)?;
 
-        let budget = Arc::new(EpochBudget::new());
+        let budget = Arc::new(EpochBudget::new(plan.commit.bytes));
+        let room = Arc::new(Room::new(&plan.state_directory, plan.room));
         let totals = Arc::new(Totals::default());
         let letters = std::mem::take(&mut plan.dead_letters);
         let (letters, export) = letter_export::start(letters, &state, &stop)?;
-        let bulk_threads = |index: &PlannedIndex| index.embedder.bulk_threads();
         let commit_ports = CommitPorts {
             metas,
             progress,
@@ -227,31 +238,38 @@ impl Pipeline {
             budget: budget.clone(),
             totals: totals.clone(),
             publisher: publisher.clone(),
-            embed_threads: plan.indexes.iter().map(bulk_threads).max().unwrap_or(1),
+            embed_threads: bulk_threads(&plan.indexes),
             letters,
         };
         let commit = start_commit(&state, commit_ports, &stop)?;
         let workers = start_workers(parts, plan.workers)?;
 
-        let service = Service::new(publisher, &plan.sources, plan.indexes, caught_up_at.clone());
+        let service = Service::new(
+            publisher,
+            &plan.sources,
+            plan.indexes,
+            caught_up_at.clone(),
+            room.clone(),
+        );
         let planned = std::mem::take(&mut plan.sources);
+        let (mode, input) = (options.mode, options.input);
         let Feeders { lanes, threads } = Feeders::start(planned, &state, (mode, input), &stop)?;
-        let asked = state.clone();
         let ports = IngestPorts {
             sources: lanes,
             epochs: epoch_sender,
             wake,
             metas: meta_sender,
             committed,
-            committed_epoch: Arc::new(move || asked.epoch()),
+            committed_epoch: committed_epoch(&state),
             budget,
+            commit: plan.commit,
+            room: room.clone(),
             caught_up_at,
             mode,
             stop: stop.clone(),
         };
-        let (first, resumed) = (state.epoch() + 1, Resumed::of(&state.record()));
-        let ingest = spawn("ingest", move || ingest::run(ports, first, resumed))?;
-        let upkeep = start_upkeep()?;
+        let ingest = start_ingest(&state, ports)?;
+        let upkeep = start_upkeep(room)?;
         let control = Control::start(Controlled::new(&state, derivation))?;
         Ok(Self {
             state,
@@ -356,6 +374,25 @@ pub(crate) fn join<T>(thread: JoinHandle<T>) -> T {
     }
 }
 
+/// Threads that embed documents for the index that has most.
+fn bulk_threads(indexes: &[PlannedIndex]) -> usize {
+    let threads = indexes.iter().map(|index| index.embedder.bulk_threads());
+    threads.max().unwrap_or(1)
+}
+
+fn committed_epoch(state: &Arc<State>) -> Arc<dyn Fn() -> Epoch + Send + Sync> {
+    let state = state.clone();
+    Arc::new(move || state.epoch())
+}
+
+fn start_ingest(
+    state: &State,
+    ports: IngestPorts,
+) -> io::Result<JoinHandle<Result<(), IngestEnd>>> {
+    let (first, resumed) = (state.epoch() + 1, Resumed::of(&state.record()));
+    spawn("ingest", move || ingest::run(ports, first, resumed))
+}
+
 /// Starts the commits. One that fails ends the pipeline: nothing that is read from then on could be
 /// kept.
 fn start_commit(
@@ -384,11 +421,18 @@ fn start_workers(
     .map_err(PipelineError::Dataflow)
 }
 
-fn start_upkeep() -> io::Result<(StopSignal, JoinHandle<()>)> {
+/// What has to be looked at now and then, whatever else happens.
+fn start_upkeep(room: Arc<Room>) -> io::Result<(StopSignal, JoinHandle<()>)> {
     let stop = StopSignal::new();
     let stopped = stop.clone();
-    let thread = spawn("metrics", move || {
-        while !stopped.wait(METRICS_UPKEEP) {
+    let thread = spawn("upkeep", move || {
+        let mut folded_at = Instant::now();
+        while !stopped.wait(ROOM_INTERVAL) {
+            room.measure();
+            if folded_at.elapsed() < METRICS_UPKEEP {
+                continue;
+            }
+            folded_at = Instant::now();
             if let Some(handle) = telemetry::install() {
                 handle.run_upkeep();
             }

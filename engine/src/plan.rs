@@ -11,6 +11,8 @@ use vectide_model::{
 };
 use vectide_operators::{DocumentView, PlanIndex};
 
+use crate::budget::CommitConfig;
+use crate::room::RoomLimits;
 use crate::state::Names;
 
 /// A pipeline, ready to start.
@@ -29,6 +31,10 @@ pub struct Plan {
     pub index_factory: Arc<dyn VectorIndexFactory>,
     /// Where dead letters go.
     pub dead_letters: PlannedDeadLetters,
+    /// When changes become durable and visible.
+    pub commit: CommitConfig,
+    /// How much of the disk the state may take.
+    pub room: RoomLimits,
 }
 
 /// Where dead letters go.

@@ -5,6 +5,7 @@
 //! fresh as it can be.
 
 use crate::plan::{PlannedIndex, PlannedSource};
+use crate::room::Room;
 use crate::snapshot::{Published, Publisher};
 use crate::state::{DocumentRecord, chunk_key, decode, entity_key};
 use crate::telemetry;
@@ -25,6 +26,7 @@ pub(crate) struct Service {
     sources: Vec<(Arc<str>, Arc<dyn PositionProbe>)>,
     indexes: Vec<PlannedIndex>,
     caught_up_at: Arc<AtomicU64>,
+    room: Arc<Room>,
 }
 
 fn unreadable(error: StoreError) -> QueryError {
@@ -45,6 +47,7 @@ impl Service {
         sources: &[PlannedSource],
         indexes: Vec<PlannedIndex>,
         caught_up_at: Arc<AtomicU64>,
+        room: Arc<Room>,
     ) -> Self {
         Self {
             publisher,
@@ -54,6 +57,7 @@ impl Service {
                 .collect(),
             indexes,
             caught_up_at,
+            room,
         }
     }
 
@@ -395,6 +399,7 @@ impl QueryService for Service {
         Readiness {
             serving: current.is_some(),
             caught_up: current.is_some_and(|it| it.epoch >= caught_up_at),
+            shortage: self.room.known_shortage(),
         }
     }
 

@@ -63,6 +63,12 @@ fn describe() {
         "vectide_freshness_seconds",
         "From a change to its being queryable"
     );
+    describe_gauge!("vectide_state_bytes", "Bytes that the state takes up");
+    describe_gauge!("vectide_state_free_bytes", "Bytes free on the state's disk");
+    describe_gauge!(
+        "vectide_state_short",
+        "1 while no changes are taken because the disk is short of room"
+    );
     describe_gauge!("vectide_epoch", "The last committed and published epoch");
     describe_histogram!(
         "vectide_query_duration_seconds",
@@ -90,6 +96,19 @@ pub(crate) fn committed(
     for (index, count) in reused {
         counter!("vectide_reused_chunks_total", "index" => name(index)).increment(*count);
     }
+}
+
+/// Sets what the state takes up, and what is free.
+pub(crate) fn state_room(used: u64, free: Option<u64>) {
+    gauge!("vectide_state_bytes").set(used as f64);
+    if let Some(free) = free {
+        gauge!("vectide_state_free_bytes").set(free as f64);
+    }
+}
+
+/// Sets whether changes are held back for want of room.
+pub(crate) fn state_short(is_short: bool) {
+    gauge!("vectide_state_short").set(u8::from(is_short));
 }
 
 /// Counts an epoch's records and how old they are now that they can be found.

@@ -8,12 +8,14 @@ pub mod process;
 pub mod random;
 pub mod scripted;
 pub mod services;
+pub mod small_disk;
 
 pub use data::{data_directory, read_lines};
 pub use process::{
-    Running, call, expect_sound, export, free_port, run_to_end, signal, vectide, vectide_binary,
-    write_config,
+    Running, call, edit, expect_sound, export, free_port, run_to_end, signal, texts, vectide,
+    vectide_binary, write_config,
 };
 pub use random::{Random, seed};
 pub use scripted::{Changes, Script, ScriptedPipeline};
+pub use small_disk::SmallDisk;
 pub use vectide_connectors::testing::is_torture;

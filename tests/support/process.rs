@@ -1,5 +1,6 @@
 //! The `vectide` binary as its users run it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -58,6 +59,15 @@ pub fn export(config: &Path, what: &str) -> Vec<serde_json::Value> {
     told.lines().map(object).collect()
 }
 
+/// The text of each document of a configuration's state, where each is one chunk.
+pub fn texts(config: &Path) -> BTreeMap<String, String> {
+    let chunk = |json: serde_json::Value| {
+        let field = |name: &str| json[name].as_str().unwrap_or_default().to_owned();
+        (field("document"), field("text"))
+    };
+    export(config, "chunks").into_iter().map(chunk).collect()
+}
+
 /// What `vectide check` says of a configuration's state, in which nothing may be wrong.
 pub fn expect_sound(config: &Path, place: &str) -> serde_json::Value {
     let (status, told, complaints) = call(&["check"], config, &["--json"]);
@@ -102,6 +112,15 @@ indexes:
     );
     std::fs::write(&path, yaml).unwrap_or_else(|error| panic!("{path:?}: {error}"));
     path
+}
+
+/// Replaces a text that is in a configuration.
+pub fn edit(config: &Path, text: &str, by: &str) {
+    let read = std::fs::read_to_string(config);
+    let yaml = read.unwrap_or_else(|error| panic!("{config:?}: {error}"));
+    assert!(yaml.contains(text), "no {text} in {yaml}");
+    let written = std::fs::write(config, yaml.replace(text, by));
+    written.unwrap_or_else(|error| panic!("{config:?}: {error}"));
 }
 
 fn output(command: &mut Command) -> Output {

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use vectide_engine::{
-    Pipeline, Plan, PlannedDeadLetters, PlannedDocuments, PlannedIndex, PlannedSource, RunReport,
-    StartOptions,
+    CommitConfig, Pipeline, Plan, PlannedDeadLetters, PlannedDocuments, PlannedIndex,
+    PlannedSource, RoomLimits, RunReport, StartOptions,
 };
 use vectide_model::{
     Change, EmbedConfig, Embedder, OpenContext, Position, ReadMode, Source, SourceBatch,
@@ -134,6 +134,8 @@ impl ScriptedPipeline {
             indexes: Vec::new(),
             index_factory: registry.index.clone(),
             dead_letters: PlannedDeadLetters::default(),
+            commit: CommitConfig::default(),
+            room: RoomLimits::default(),
         };
         for (number, (name, source)) in scripts.into_iter().enumerate() {
             let name: Arc<str> = name.into();

@@ -179,6 +179,8 @@ pub struct Readiness {
     pub serving: bool,
     /// All sources have sent what was there when they started, and it is published.
     pub caught_up: bool,
+    /// Why no changes are taken at present: the state's disk is short of room.
+    pub shortage: Option<String>,
 }
 
 /// Why a query has no answer. Each kind has one HTTP status.

@@ -49,6 +49,7 @@ impl QueryService for Prepared {
         Readiness {
             serving: true,
             caught_up: true,
+            shortage: None,
         }
     }
     fn metrics(&self) -> String {

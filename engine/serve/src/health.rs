@@ -13,13 +13,16 @@ use utoipa::ToSchema;
 use vectide_model::{QueryService, Readiness};
 
 /// Whether queries are answered, and how far the sources are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = Readiness)]
 pub struct ReadinessResponse {
     /// A state is published and queries are answered.
     pub serving: bool,
     /// All sources have sent what was there when they started, and it is published.
     pub caught_up: bool,
+    /// Why no changes are taken at present: the state's disk is short of room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shortage: Option<String>,
 }
 
 impl From<Readiness> for ReadinessResponse {
@@ -27,6 +30,7 @@ impl From<Readiness> for ReadinessResponse {
         Self {
             serving: readiness.serving,
             caught_up: readiness.caught_up,
+            shortage: readiness.shortage,
         }
     }
 }

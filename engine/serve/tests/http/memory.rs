@@ -346,6 +346,7 @@ impl QueryService for Memory {
         Readiness {
             serving: self.serving.load(Ordering::SeqCst),
             caught_up: false,
+            shortage: None,
         }
     }
 
