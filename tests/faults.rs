@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use vectide_tests::{
-    Random, SmallDisk, call, edit, is_torture, run_to_end, seed, signal, texts, vectide_binary,
-    write_config,
+    Random, SmallDisk, edit, is_torture, run_to_end, seed, signal, sound_epoch, strace, texts,
+    vectide_binary, write_config,
 };
 
 /// More than the head of a shard holds, so that segments are written as well.
@@ -60,18 +60,6 @@ const FAULTS: [Fault; 5] = [
         effect: "error=EIO",
     },
 ];
-
-/// Whether there is a strace that may trace.
-fn strace() -> Result<(), String> {
-    let tried = Command::new("strace")
-        .args(["-f", "-e", "trace=fsync", "-o", "/dev/null", "true"])
-        .output();
-    match tried {
-        Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
-        Err(error) => Err(format!("strace can't be run: {error}")),
-    }
-}
 
 /// Runs a configuration to its end under strace, which writes the calls to `trace`.
 fn traced(config: &Path, calls: &str, inject: Option<String>, trace: &Path) -> Output {
@@ -131,18 +119,6 @@ fn config(directory: &Path) -> PathBuf {
     // The disk is to be full, not spared.
     edit(&config, "./state}", "./state, min_free: 0B}");
     config
-}
-
-/// The epoch of a state at rest in which nothing is wrong; 0 when nothing was committed yet.
-fn sound_epoch(config: &Path, place: &str) -> u64 {
-    let (status, told, complaints) = call(&["check"], config, &["--json"]);
-    let is_empty = ["there is no state", "it has no commit"];
-    if is_empty.iter().any(|it| complaints.contains(it)) {
-        return 0;
-    }
-    assert_eq!(status, Some(0), "{place}: {told}{complaints}");
-    let report: serde_json::Value = serde_json::from_str(&told).unwrap();
-    report["epoch"].as_u64().unwrap()
 }
 
 /// Whether the process was ended by its fault, which it then says in words.

@@ -110,6 +110,9 @@ impl Check<'_> {
     fn fault(&mut self, place: &str, fact: impl std::fmt::Display) {
         self.report.faults += 1;
         if self.report.told.len() < FAULTS_TOLD_MAX {
+            // What to do about it is told once, for all of them.
+            let fact = fact.to_string();
+            let fact = fact.lines().next().unwrap_or_default();
             self.report.told.push(format!("{place}: {fact}"));
         }
     }

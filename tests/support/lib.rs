@@ -12,8 +12,8 @@ pub mod small_disk;
 
 pub use data::{data_directory, read_lines};
 pub use process::{
-    Running, call, edit, expect_sound, export, free_port, run_to_end, signal, texts, vectide,
-    vectide_binary, write_config,
+    Running, call, edit, expect_sound, export, free_port, run_to_end, signal, sound_epoch, strace,
+    texts, vectide, vectide_binary, write_config,
 };
 pub use random::{Random, seed};
 pub use scripted::{Changes, Script, ScriptedPipeline};

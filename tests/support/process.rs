@@ -75,6 +75,35 @@ pub fn expect_sound(config: &Path, place: &str) -> serde_json::Value {
     serde_json::from_str(&told).unwrap_or_else(|error| panic!("{error}: {told}"))
 }
 
+/// The epoch of a state at rest in which nothing is wrong; 0 when nothing was committed yet.
+pub fn sound_epoch(config: &Path, place: &str) -> u64 {
+    let (status, told, complaints) = call(&["check"], config, &["--json"]);
+    let is_empty = ["there is no state", "it has no commit"];
+    if is_empty.iter().any(|it| complaints.contains(it)) {
+        return 0;
+    }
+    assert_eq!(status, Some(0), "{place}: {told}{complaints}");
+    let report: serde_json::Value = serde_json::from_str(&told).unwrap_or_default();
+    report["epoch"]
+        .as_u64()
+        .unwrap_or_else(|| panic!("{place}: {told}"))
+}
+
+/// Whether there is a strace that may trace.
+///
+/// # Errors
+/// Why not.
+pub fn strace() -> Result<(), String> {
+    let tried = Command::new("strace")
+        .args(["-f", "-e", "trace=fsync", "-o", "/dev/null", "true"])
+        .output();
+    match tried {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        Err(error) => Err(format!("strace can't be run: {error}")),
+    }
+}
+
 /// Sends a signal (`-TERM`) to a process, or to the group of one with a minus before its number.
 pub fn signal(name: &str, process: &str) {
     let sent = Command::new("kill").args([name, "--", process]).status();

@@ -4,6 +4,7 @@
 //! so every batch carries its durability, and a failed sync leaves it unknown what is on disk:
 //! [`StoreError::Indeterminate`], after which the process ends.
 
+use super::failure::explain;
 use super::manifests::refuse_damaged;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
 use std::fs;
@@ -41,14 +42,14 @@ struct FjallSnapshot {
 }
 
 fn refused(error: fjall::Error) -> StoreError {
-    StoreError::Refused(error.to_string())
+    StoreError::Refused(explain(&error))
 }
 
 impl FjallStore {
     /// Opens the store in a folder, making it when it is missing.
     pub(crate) fn open(directory: &Path) -> Result<Self, StoreError> {
         if !directory.exists() {
-            Self::make(directory).map_err(|error| StoreError::Refused(error.to_string()))?;
+            Self::make(directory).map_err(refused)?;
         }
         refuse_damaged(directory)?;
         Self::open_folder(directory).map_err(refused)
@@ -56,7 +57,7 @@ impl FjallStore {
 
     /// Makes an empty store beside the folder and moves it there whole: fjall can't open what it was
     /// killed at making.
-    fn make(directory: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    fn make(directory: &Path) -> fjall::Result<()> {
         let unfinished = directory.with_extension("unfinished");
         if unfinished.exists() {
             fs::remove_dir_all(&unfinished)?;
@@ -105,7 +106,7 @@ impl Store for FjallStore {
             }
         }
         out.commit()
-            .map_err(|error| StoreError::Indeterminate(error.to_string()))
+            .map_err(|error| StoreError::Indeterminate(explain(&error)))
     }
 
     fn compact(&self) -> Result<(), StoreError> {

@@ -6,6 +6,7 @@
 //!
 //! Names match `[a-z][a-z0-9_-]*`, so the byte 0 ends them and no name is a prefix of another key.
 
+use super::failure::DAMAGED_HINT;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::Digest;
 use std::collections::{BTreeMap, BTreeSet};
@@ -214,11 +215,12 @@ pub(crate) fn decode<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T,
     let refuse = |detail: String| StoreError::Refused(format!("{what} in the state {detail}"));
     match bytes.split_first() {
         Some((&FORMAT_VERSION, rest)) => postcard::from_bytes(rest)
-            .map_err(|error| refuse(format!("can't be read: {error}; the state is damaged"))),
+            .map_err(|error| refuse(format!("can't be read: {error}\nhint: {DAMAGED_HINT}"))),
         Some((version, _)) => Err(refuse(format!(
-            "has layout version {version}, this program reads version {FORMAT_VERSION}"
+            "has layout version {version}, this program reads version {FORMAT_VERSION}\nhint: use \
+             the vectide that wrote it, or give this one a state folder of its own"
         ))),
-        None => Err(refuse("is empty; the state is damaged".into())),
+        None => Err(refuse(format!("is empty\nhint: {DAMAGED_HINT}"))),
     }
 }
 

@@ -6,6 +6,7 @@
 //! Invariant: what is refused here could not have been opened; everything else is left to lsm-tree,
 //! which has checksums or errors for it.
 
+use super::failure::{DAMAGED_HINT, explain};
 use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
@@ -20,7 +21,7 @@ pub(super) fn refuse_damaged(store: &Path) -> Result<(), StoreError> {
     if !trees.exists() {
         return Ok(());
     }
-    let unreadable = |error: io::Error| StoreError::Refused(error.to_string());
+    let unreadable = |error: io::Error| StoreError::Refused(explain(&error));
     for tree in fs::read_dir(trees).map_err(unreadable)? {
         let tree = tree.map_err(unreadable)?.path();
         if !tree.is_dir() {
@@ -50,7 +51,7 @@ fn refuse_damaged_manifest(path: &Path) -> Result<(), StoreError> {
         let read = read.and_then(|mut reader| reader.read_to_end(&mut content));
         if read.is_ok() && content != [expected] {
             return Err(StoreError::Refused(format!(
-                "`{}` is damaged: `{name}` is {content:?}; restore the state folder from a copy",
+                "`{}` is damaged: `{name}` is {content:?}\nhint: {DAMAGED_HINT}",
                 path.display()
             )));
         }

@@ -3,6 +3,7 @@
 //! Invariant: the state belongs to one process at a time (a lock on the folder) and to one pipeline
 //! (what it was made with is part of the commit); everything else is refused with the way out.
 
+mod failure;
 mod fjall_store;
 mod layout;
 mod lock;
