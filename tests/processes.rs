@@ -4,12 +4,14 @@
 //! `VECTIDE_TORTURE=1` makes ten times as many of each.
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use vectide_tests::{
-    Random, Running, expect_sound, free_port, is_torture, run_to_end, vectide, write_config,
+    Random, Running, expect_sound, free_port, is_torture, run_to_end, signal, strace, vectide,
+    vectide_binary, write_config,
 };
 
 const RACES: usize = 20;
@@ -135,6 +137,52 @@ fn a_process_that_is_asked_to_end_under_load_leaves_nothing_to_do_again() {
         rest + embedded <= written as u64,
         "what was committed is not embedded again"
     );
+}
+
+/// A disk that answers no more: the sync of a commit takes a minute.
+#[test]
+fn a_process_whose_disk_hangs_ends_when_it_is_asked() {
+    // Tracing may be forbidden where everything else is allowed, so this is never required.
+    if let Err(reason) = strace() {
+        println!("skipped: a_process_whose_disk_hangs: {reason}");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("pages.jsonl");
+    fs::write(&log, line(0, 1)).unwrap();
+    let port = free_port();
+    let config = config(directory.path(), "pipeline", port);
+    run_to_end(&config);
+    // The tracer is a process aside, so that the child is ours.
+    let mut child = Command::new("strace")
+        .args(["-D", "-f", "-o", "/dev/null", "-e", "trace=fsync,fdatasync"])
+        .args(["-e", "inject=fsync,fdatasync:delay_enter=60s:when=4+"])
+        .arg(vectide_binary())
+        .arg("run")
+        .arg(&config)
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .unwrap();
+    let mut append = fs::OpenOptions::new().append(true).open(&log).unwrap();
+    for version in 0..20 {
+        append.write_all(line(1, version).as_bytes()).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let asked = Instant::now();
+    signal("-TERM", &child.id().to_string());
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let told = lines
+        .map_while(Result::ok)
+        .find(|line| line.starts_with("error: "));
+    assert!(asked.elapsed() < END_MAX, "{:?}: {told:?}", asked.elapsed());
+    let told = told.unwrap_or_default();
+    assert!(told.contains("ending without it"), "{told}");
+    // The tracer holds on to the call until its minute is over.
+    signal("-KILL", &format!("-{}", child.id()));
+    child.wait().unwrap();
+    expect_sound(&config, "after the disk hung");
+    assert_eq!(run_to_end(&config)["documents"], 2);
 }
 
 fn embedded_in(metrics: &str) -> u64 {

@@ -1,6 +1,6 @@
 //! `vectide run`: a pipeline with its query endpoint, until it is caught up or told to stop.
 
-use crate::failure::Failure;
+use crate::failure::{Failure, end};
 use crate::progress::ProgressLine;
 use crate::registry::registry;
 use crate::validate;
@@ -11,6 +11,10 @@ use tokio::net::TcpListener;
 use vectide_engine::{Pipeline, PipelineError, RunReport, StartOptions};
 use vectide_model::{QueryService, ReadMode, StopSignal};
 use vectide_serve::ServerConfig;
+
+/// How long a process that is asked to end works on what is under way: some epochs, each of a fraction
+/// of a second. Supervisors wait 10 s and more.
+const END_PATIENCE: Duration = Duration::from_secs(8);
 
 /// How often the main thread looks whether the pipeline has ended.
 const LOOK: Duration = Duration::from_millis(20);
@@ -127,6 +131,13 @@ pub(crate) async fn stop_on_signals(stop: &StopSignal) -> std::io::Result<()> {
         }
         tracing::info!("stopping");
         stop.stop();
+        tokio::time::sleep(END_PATIENCE).await;
+        // A disk or a device that does not answer must not keep a supervisor waiting until it kills.
+        let patience = END_PATIENCE.as_secs();
+        end(Err(Failure::new(format!(
+            "what was under way is not done {patience} s after the signal: ending without it\nhint: \
+             what was committed is intact, the rest is read again at the next start"
+        ))));
     });
     Ok(())
 }
