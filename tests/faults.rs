@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use vectide_tests::{
-    Random, SmallDisk, edit, is_torture, run_to_end, seed, signal, sound_epoch, strace, texts,
-    vectide_binary, write_config,
+    Random, SmallDisk, call, edit, is_torture, run_to_end, seed, signal, sound_epoch, strace,
+    texts, vectide_binary, write_config,
 };
 
 /// More than the head of a shard holds, so that segments are written as well.
@@ -66,6 +66,10 @@ fn traced(config: &Path, calls: &str, inject: Option<String>, trace: &Path) -> O
     let mut command = Command::new("strace");
     command.args(["-f", "-e", &format!("trace={calls}"), "-o"]);
     command.arg(trace);
+    // Ten times as fast, but no signal comes through it (strace 6.1).
+    if !inject.as_ref().is_some_and(|it| it.starts_with("signal")) {
+        command.arg("--seccomp-bpf");
+    }
     if let Some(inject) = inject {
         command.args(["-e", &format!("inject={calls}:{inject}")]);
     }
@@ -92,10 +96,15 @@ fn run(mut command: Command, config: &Path) -> Output {
     child.wait_with_output().unwrap()
 }
 
-/// How many calls there are in a run.
+/// How many calls the thread makes that makes most: strace counts by thread.
 fn calls_in(trace: &Path) -> u64 {
     let text = fs::read_to_string(trace).unwrap();
-    text.lines().filter(|line| line.contains('(')).count() as u64
+    let mut calls: BTreeMap<&str, u64> = BTreeMap::new();
+    for line in text.lines().filter(|line| line.contains('(')) {
+        let (thread, _) = line.split_once(' ').unwrap();
+        *calls.entry(thread).or_default() += 1;
+    }
+    calls.into_values().max().unwrap_or_default()
 }
 
 /// A log of two versions of the documents, and what is left of them.
@@ -178,6 +187,57 @@ fn the_state_survives_a_full_disk() {
     assert!(full > 0, "no disk was full");
 }
 
+/// Reads of a process before it comes to its configuration: its libraries.
+const READS_OF_LIBRARIES: u64 = 40;
+
+#[test]
+fn a_read_that_fails_is_told_and_harms_nothing() {
+    // Tracing may be forbidden where everything else is allowed, so this is never required.
+    if let Err(reason) = strace() {
+        println!("skipped: a_read_that_fails: {reason}");
+        return;
+    }
+    let strikes = if is_torture() { 100 } else { 10 };
+    let mut random = Random::new(seed());
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("pages.jsonl");
+    let mut expected = write_log(&log);
+    let config = config(&directory.path().join("pipeline"));
+    run_to_end(&config);
+    // In tables, which are read block by block.
+    let compacted = call(&["compact"], &config, &[]);
+    assert_eq!(compacted.0, Some(0), "{compacted:?}");
+    let trace = directory.path().join("trace");
+    let mut change = |number: u64| {
+        let mut lines = fs::read_to_string(&log).unwrap();
+        for id in 0..DOCUMENTS / 10 {
+            let text = format!("page {id} of change {number}");
+            lines += &format!("{{\"id\":\"{id}\",\"text\":\"{text}\"}}\n");
+            expected.insert(id.to_string(), text);
+        }
+        fs::write(&log, lines).unwrap();
+        expected.clone()
+    };
+    let calls = "read,pread64";
+    change(0);
+    assert!(traced(&config, calls, None, &trace).status.success());
+    let all = calls_in(&trace);
+    let mut counts = [0, 0];
+    for strike in 1..=strikes {
+        let expected = change(strike);
+        let at = READS_OF_LIBRARIES + random.below(all - READS_OF_LIBRARIES);
+        let place = format!("read {at} of {all}");
+        let output = traced(&config, calls, Some(format!("error=EIO:when={at}")), &trace);
+        counts[usize::from(has_ended(&output, false, &place))] += 1;
+        recovers(&config, &expected, &place);
+    }
+    println!(
+        "{} processes ended by a read that failed, {} went on",
+        counts[1], counts[0]
+    );
+    assert!(counts[1] > 0, "no read failed");
+}
+
 #[test]
 fn the_state_survives_calls_that_fail_or_are_the_last() {
     // Tracing may be forbidden where everything else is allowed, so this is never required.
@@ -208,6 +268,7 @@ fn the_state_survives_calls_that_fail_or_are_the_last() {
             fs::remove_dir_all(&folder).unwrap();
         }
         let [unharmed, ended] = counts;
+        assert!(ended > 0, "{}: it never struck", fault.what);
         println!(
             "{}: {ended} ended, {unharmed} met no such call, of {calls}",
             fault.what

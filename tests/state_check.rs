@@ -46,7 +46,7 @@ fn files_under(folder: &Path) -> Vec<PathBuf> {
         let path = entry.unwrap().path();
         if path.is_dir() {
             files.extend(files_under(&path));
-        } else {
+        } else if path.is_file() {
             files.push(path);
         }
     }

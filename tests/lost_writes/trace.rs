@@ -52,7 +52,7 @@ pub(crate) enum Call {
 /// A command that runs another under strace, which writes to `log`.
 pub(crate) fn traced(program: &Path, log: &Path) -> Command {
     let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-xx", "-s", "1000000000"]);
+    command.args(["-f", "--seccomp-bpf", "-qq", "-xx", "-s", "1000000000"]);
     command.args(["-e", &format!("trace={CALLS}"), "-e", "signal=none", "-o"]);
     command.arg(log).arg(program);
     command

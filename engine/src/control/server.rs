@@ -43,6 +43,7 @@ impl Controlled {
 
 /// The thread that listens.
 pub(crate) struct Control {
+    socket: SocketPath,
     stop: StopSignal,
     thread: JoinHandle<()>,
 }
@@ -51,8 +52,8 @@ impl Control {
     /// Starts to listen in the state's folder. A file system that has no sockets is told, and the
     /// pipeline runs without.
     pub(crate) fn start(controlled: Controlled) -> io::Result<Option<Self>> {
-        let listener = match listen(controlled.state.directory()) {
-            Ok(listener) => listener,
+        let (socket, listener) = match listen(controlled.state.directory()) {
+            Ok(listening) => listening,
             Err(error) => {
                 tracing::warn!(
                     %error,
@@ -71,17 +72,23 @@ impl Control {
                 }
             }
         })?;
-        Ok(Some(Self { stop, thread }))
+        Ok(Some(Self {
+            socket,
+            stop,
+            thread,
+        }))
     }
 
     /// Listens no longer; what is worked on ends with the process.
     pub(crate) fn end(self) {
         self.stop.stop();
         crate::pipeline::join(self.thread);
+        // Best effort: the next process removes it, too.
+        let _ = fs::remove_file(&self.socket.path);
     }
 }
 
-fn listen(state_directory: &Path) -> io::Result<UnixListener> {
+fn listen(state_directory: &Path) -> io::Result<(SocketPath, UnixListener)> {
     let socket = SocketPath::of(state_directory)?;
     // The folder is locked: what is there belongs to a process that is gone.
     match fs::remove_file(&socket.path) {
@@ -91,7 +98,7 @@ fn listen(state_directory: &Path) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(&socket.path)?;
     fs::set_permissions(&socket.path, Permissions::from_mode(0o600))?;
     listener.set_nonblocking(true)?;
-    Ok(listener)
+    Ok((socket, listener))
 }
 
 fn serve(stream: UnixStream, controlled: Arc<Mutex<Controlled>>) {

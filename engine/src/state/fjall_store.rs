@@ -5,7 +5,7 @@
 //! [`StoreError::Indeterminate`], after which the process ends.
 
 use super::failure::explain;
-use super::manifests::refuse_damaged;
+use super::{journals, manifests};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
 use std::fs;
 use std::path::Path;
@@ -51,8 +51,16 @@ impl FjallStore {
         if !directory.exists() {
             Self::make(directory).map_err(refused)?;
         }
-        refuse_damaged(directory)?;
-        Self::open_folder(directory).map_err(refused)
+        let journals = journals::prepare(directory)?;
+        manifests::refuse_damaged(directory)?;
+        let opened = Self::open_folder(directory).map_err(refused);
+        match journals.cut_off() {
+            None => opened,
+            Some(cut_off) => {
+                drop(opened);
+                Err(cut_off.put_back())
+            }
+        }
     }
 
     /// Makes an empty store beside the folder and moves it there whole: fjall can't open what it was

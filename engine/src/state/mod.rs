@@ -5,6 +5,7 @@
 
 mod failure;
 mod fjall_store;
+mod journals;
 mod layout;
 mod lock;
 mod manifests;
