@@ -130,13 +130,13 @@ fn refuse_unfit(
     refuse_other_pipeline(state_directory, &record.pipeline, pipeline)
 }
 
-fn unfinished(target: &Path) -> PathBuf {
+pub(crate) fn unfinished(target: &Path) -> PathBuf {
     let mut name = target.as_os_str().to_owned();
     name.push(".unfinished");
     name.into()
 }
 
-fn remove_if_there(folder: &Path) -> io::Result<()> {
+pub(crate) fn remove_if_there(folder: &Path) -> io::Result<()> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -144,7 +144,7 @@ fn remove_if_there(folder: &Path) -> io::Result<()> {
 }
 
 /// Gives a folder that is complete its name, durably.
-fn publish(unfinished: &Path, target: &Path) -> io::Result<()> {
+pub(crate) fn publish(unfinished: &Path, target: &Path) -> io::Result<()> {
     File::open(unfinished)?.sync_all()?;
     fs::rename(unfinished, target)?;
     let parent = target.parent().filter(|it| !it.as_os_str().is_empty());

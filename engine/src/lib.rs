@@ -18,6 +18,7 @@ mod ingest;
 mod letter_export;
 mod pipeline;
 mod plan;
+mod rebuild;
 mod registry;
 mod replay;
 mod resnapshot;
@@ -45,6 +46,7 @@ pub use dead_letters_section::DeadLettersConfig;
 pub use export::{ExportError, ExportKind, export};
 pub use pipeline::{Pipeline, PipelineError, Progress, RunReport};
 pub use plan::{Plan, PlannedDeadLetters, PlannedDocuments, PlannedIndex, PlannedSource};
+pub use rebuild::{IndexEstimate, RebuildEstimate, estimate_rebuild, rebuild};
 pub use registry::{
     AnyChunkerConfig, AnyDeadLetterSinkConfig, AnySourceConfig, ChunkerType, DeadLetterSinkType,
     EmbedderType, Registry, SourceType,

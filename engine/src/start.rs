@@ -5,6 +5,7 @@
 use crate::ingest::SourceEvent;
 use crate::pipeline::PipelineError;
 use crate::plan::PlannedSource;
+use crate::rebuild::EarlierRows;
 use crate::replay::Replay;
 use crate::sources::start_source;
 use crate::state::State;
@@ -20,6 +21,8 @@ pub(crate) enum Input {
     Sources,
     /// Dead letters of its sources.
     Replay(Replay),
+    /// The rows that an earlier state holds of its sources.
+    Rows(EarlierRows),
 }
 
 /// How a pipeline starts.
@@ -36,6 +39,13 @@ impl StartOptions {
             mode,
             resnapshot: Vec::new(),
             input: Input::Sources,
+        }
+    }
+
+    pub(crate) fn rows(rows: EarlierRows) -> Self {
+        Self {
+            input: Input::Rows(rows),
+            ..Self::of(ReadMode::UntilCaughtUp)
         }
     }
 
@@ -69,11 +79,18 @@ impl Feeders {
         (mode, input): (ReadMode, Input),
         stop: &StopSignal,
     ) -> io::Result<Self> {
-        if let Input::Replay(replay) = input {
-            let names: Vec<_> = sources.into_iter().map(|source| source.name).collect();
-            let (lanes, thread) = replay.start(&names, state, stop)?;
-            let threads = vec![thread];
-            return Ok(Self { lanes, threads });
+        let names: Vec<_> = sources.iter().map(|source| source.name.clone()).collect();
+        match input {
+            Input::Sources => {}
+            Input::Replay(replay) => {
+                let (lanes, thread) = replay.start(&names, state, stop)?;
+                let threads = vec![thread];
+                return Ok(Self { lanes, threads });
+            }
+            Input::Rows(rows) => {
+                let (lanes, threads) = rows.start(&names, stop)?;
+                return Ok(Self { lanes, threads });
+            }
         }
         let (mut lanes, mut threads) = (Vec::new(), Vec::new());
         for planned in sources {

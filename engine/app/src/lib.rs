@@ -11,6 +11,7 @@ pub mod model;
 pub mod position;
 pub mod progress;
 pub mod query;
+pub mod rebuild;
 pub mod registry;
 pub mod run;
 pub mod tap;

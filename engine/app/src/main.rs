@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use vectide_app::query::Question;
 use vectide_app::{
     backup, check, dlq, evaluate, export, failure, failure::Failure, logging, model, position,
-    query, run, tap, validate,
+    query, rebuild, run, tap, validate,
 };
 use vectide_engine::{ExportKind, LetterSelection};
 use vectide_model::{DeadLetterReason, ReadMode};
@@ -69,6 +69,27 @@ enum Command {
     Compact {
         /// The configuration.
         config: PathBuf,
+    },
+    /// Say what a changed configuration would make of the rows of an earlier state: documents, chunks, and
+    /// what there is to embed.
+    Plan {
+        /// The changed configuration.
+        config: PathBuf,
+        /// Folder of the earlier state, or of a backup; without it the configuration's own.
+        #[arg(long, value_name = "FOLDER")]
+        from: Option<PathBuf>,
+        /// Print it as one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make the state of a changed configuration from the rows of an earlier one, without reading the
+    /// sources; what the model has embedded before is not embedded again.
+    Rebuild {
+        /// The changed configuration, whose state's folder does not exist yet.
+        config: PathBuf,
+        /// Folder of the earlier state, or of a backup.
+        #[arg(long, value_name = "FOLDER")]
+        from: PathBuf,
     },
     /// Print the changes of a source as they come, decoded; nothing is kept.
     Tap(TapArguments),
@@ -313,6 +334,8 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Backup { config, target } => backup::back_up(&config, &target),
         Command::Restore { config, backup } => backup::restore(&config, &backup),
         Command::Compact { config } => backup::compact(&config),
+        Command::Plan { config, from, json } => rebuild::plan(&config, from.as_deref(), json),
+        Command::Rebuild { config, from } => rebuild::rebuild(&config, &from),
         Command::Tap(arguments) => tap_source(&arguments),
         Command::Position { config, source } => position::position(&config, source.as_deref()),
         Command::Dlq { command } => dead_letters(command),

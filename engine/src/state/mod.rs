@@ -294,8 +294,9 @@ pub(crate) fn refuse_other_pipeline(
             "it was made by another pipeline: {}",
             differences.join("; ")
         ),
-        hint: "give the changed pipeline a state folder of its own (state.dir), or remove this \
-               one to build it again from the sources"
+        hint: "give the changed pipeline a state folder of its own (state.dir), and make it of this \
+               one's rows: `vectide plan CONFIG --from FOLDER` says what that takes, `vectide rebuild` \
+               does it; without that the sources are read again"
             .into(),
     })
 }
