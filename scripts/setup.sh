@@ -29,6 +29,7 @@ if [ "$what" = test ]; then
     need_command openssl openssl
     need_command runuser util-linux
     need_command strace strace
+    need_command faketime faketime
     # Debian keeps the server's programs out of PATH.
     ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || need_command initdb postgresql
 fi

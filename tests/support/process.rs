@@ -183,7 +183,12 @@ impl Running {
     /// Starts a configuration with more arguments, and waits until it answers.
     pub fn start_with(config: &Path, port: u16, arguments: &[&str]) -> Self {
         let mut command = vectide(&["run"]);
-        let command = command.arg(config).args(arguments);
+        command.arg(config).args(arguments);
+        Self::spawn(command, port)
+    }
+
+    /// Starts a command that runs a pipeline which listens on `port`, and waits until it answers.
+    pub fn spawn(mut command: Command, port: u16) -> Self {
         let child = command.stdout(Stdio::null()).spawn();
         let child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let mut running = Self {
@@ -222,6 +227,16 @@ impl Running {
     /// Sends it a signal (`-STOP`).
     pub fn signal(&self, name: &str) {
         signal(name, &self.child.id().to_string());
+    }
+
+    /// Bytes of memory that it has.
+    pub fn memory_bytes(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status =
+            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kibibytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        kibibytes.unwrap_or_else(|| panic!("{status}")) * 1024
     }
 
     /// Kills it where it stands (SIGKILL).
