@@ -1,7 +1,7 @@
 //! Benchmarks of the whole system through the real binary, its configuration and its endpoint.
 //!
 //! `cargo run --release -p vectide-benches -- [ingest] [queries] [freshness] [bulk] [retrieval]
-//! [chunk-quality] [peers]`;
+//! [chunk-quality] [restart] [peers]`;
 //! without a name all of them. Each prints what it did, what it measured and the limit beside it.
 //! The machine may be shared and noisy: compare within one run.
 
@@ -12,18 +12,20 @@ mod ingest;
 mod load;
 mod peers;
 mod queries;
+mod restart;
 mod retrieval;
 
 /// A benchmark, by its name on the command line.
 type Benchmark = (&'static str, fn());
 
-const BENCHMARKS: [Benchmark; 7] = [
+const BENCHMARKS: [Benchmark; 8] = [
     ("ingest", ingest::run),
     ("queries", queries::run),
     ("freshness", freshness::run),
     ("bulk", bulk::run),
     ("retrieval", retrieval::run),
     ("chunk-quality", chunk_quality::run),
+    ("restart", restart::run),
     ("peers", peers::run),
 ];
 
