@@ -3,13 +3,12 @@
 
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use vectide_tests::{
-    Running, call, edit, expect_sound, free_port, run_to_end, texts, vectide, write_config,
+    Running, append, call, edit, expect_sound, free_port, run_to_end, texts, vectide, write_config,
 };
 
 /// More than the head of a shard holds, so that there are segments, and some are replaced meanwhile.
@@ -23,15 +22,6 @@ const APPENDED: usize = 100;
 
 fn line(id: usize, version: usize) -> String {
     format!("{{\"op\":\"u\",\"id\":\"{id}\",\"text\":\"page {id} version {version}\"}}\n")
-}
-
-fn append(log: &Path, lines: &str) {
-    let mut file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(log)
-        .unwrap();
-    file.write_all(lines.as_bytes()).unwrap();
 }
 
 /// A configuration whose state is its own, over the log that all share.

@@ -3,13 +3,12 @@
 //!
 //! 3 rounds; `VECTIDE_TORTURE=1` makes it 20.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use vectide_tests::{
-    Random, Running, expect_sound, free_port, is_torture, run_to_end, seed, texts, vectide,
+    Random, Running, append, expect_sound, free_port, is_torture, run_to_end, seed, texts, vectide,
     write_config,
 };
 
@@ -45,12 +44,7 @@ fn start(library: &str, clock: &Path, config: &Path, port: u16) -> Running {
 fn write(log: &Path, from: usize, documents: usize) {
     let line = |id: usize| format!("{{\"id\":\"{id}\",\"text\":\"page {id} of all\"}}\n");
     let lines: String = (from..from + documents).map(line).collect();
-    let mut file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(log)
-        .unwrap();
-    file.write_all(lines.as_bytes()).unwrap();
+    append(log, &lines);
 }
 
 /// Waits until so many documents are answered; gives the epoch.

@@ -4,10 +4,9 @@
 //! A format is made anew by running `pipeline.yaml` of the last one with the program that is to be kept,
 //! until there is a sealed segment: `tar cf - pipeline.yaml pages.jsonl state | zstd -19`.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
-use vectide_tests::{edit, expect_sound, export, run_to_end};
+use vectide_tests::{append, edit, expect_sound, export, run_to_end};
 
 /// The states that are kept, by their format.
 fn kept() -> Vec<PathBuf> {
@@ -48,9 +47,8 @@ fn every_format_is_opened_and_goes_on() {
             );
         }
         let log = directory.path().join("pages.jsonl");
-        let mut log = OpenOptions::new().append(true).open(log).unwrap();
         let line = r#"{"op":"u","id":"new","text":"a page of today","number":1}"#;
-        writeln!(log, "{line}").unwrap();
+        append(&log, &format!("{line}\n"));
         assert_eq!(run_to_end(&config)["documents"], 8_317);
         expect_sound(&config, "afterwards");
     }

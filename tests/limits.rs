@@ -1,12 +1,12 @@
 //! What a person may limit: the room of the state, and when epochs close. A pipeline that is short of room
 //! goes on answering, says why it takes no changes, and takes them when there is room again.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use vectide_tests::{
-    Running, SmallDisk, call, edit, expect_sound, free_port, run_to_end, texts, write_config,
+    Running, SmallDisk, append, call, edit, expect_sound, free_port, run_to_end, texts,
+    write_config,
 };
 
 const MIB: u64 = 1024 * 1024;
@@ -40,11 +40,6 @@ impl Follower {
         }
     }
 
-    fn append(&self, lines: &str) {
-        let mut file = OpenOptions::new().append(true).open(&self.log).unwrap();
-        file.write_all(lines.as_bytes()).unwrap();
-    }
-
     fn write(&mut self, documents: usize) {
         let line = |id: usize| {
             let text = format!("page {id} ").repeat(20);
@@ -54,7 +49,7 @@ impl Follower {
             )
         };
         let lines: String = (self.written..self.written + documents).map(line).collect();
-        self.append(&lines);
+        append(&self.log, &lines);
         self.written += documents;
     }
 }

@@ -2,8 +2,7 @@
 //! would be from its sources, and embeds only what the model has not seen.
 
 use serde_json::Value;
-use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 use vectide_tests::{
     Running, call, edit, expect_sound, export, free_port, run_to_end, write_config,
@@ -14,13 +13,8 @@ const DOCUMENTS: usize = 3_000;
 const SOURCE: &str = "{type: jsonl, path: ./pages.jsonl, format: {type: change, key: id, op: op}}";
 
 fn append(directory: &Path, lines: impl Iterator<Item = String>) {
-    let log = directory.join("pages.jsonl");
-    let mut file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(log)
-        .unwrap();
-    lines.for_each(|line| file.write_all(line.as_bytes()).unwrap());
+    let lines: String = lines.collect();
+    vectide_tests::append(&directory.join("pages.jsonl"), &lines);
 }
 
 fn upsert(id: usize, version: usize) -> String {

@@ -13,7 +13,7 @@
 use crate::ingest::{Delivery, SourceEvent};
 use crate::pipeline::{Pipeline, PipelineError, RunReport, spawn};
 use crate::plan::{Plan, PlannedIndex};
-use crate::sources::ChannelSink;
+use crate::sources::{ChannelSink, FeedEnd};
 use crate::start::StartOptions;
 use crate::state::{
     CommitRecord, FjallStore, META_COMMIT, StateError, decode, embedding_key, encode, kept_letter,
@@ -29,8 +29,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 use vectide_model::{
-    Batch, Change, Epoch, Key, SourceError, StopSignal, Stopped, Store, StoreError, StoreRead,
-    Table, chunk_document, stable_hash,
+    Batch, Change, Epoch, Key, StopSignal, Store, StoreError, StoreRead, Table, chunk_document,
+    stable_hash,
 };
 use vectide_operators::HeldRow;
 
@@ -292,24 +292,6 @@ pub(crate) struct EarlierRows {
 
 type Lane = (Arc<str>, Receiver<SourceEvent>);
 
-/// What ends a thread before its end.
-enum End {
-    Stopped,
-    Store(StoreError),
-}
-
-impl From<Stopped> for End {
-    fn from(_: Stopped) -> Self {
-        Self::Stopped
-    }
-}
-
-impl From<StoreError> for End {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
-
 impl EarlierRows {
     /// Starts a thread for each source.
     pub(crate) fn start(
@@ -323,14 +305,7 @@ impl EarlierRows {
             let (earlier, source) = (self.earlier.clone(), name.clone());
             threads.push(spawn(&format!("rows-{name}"), move || {
                 let result = state_rows(&earlier, &source, &sink);
-                sink.end(match result {
-                    Err(End::Store(error)) => Err(SourceError::Failed {
-                        source_name: source.to_string(),
-                        detail: format!("its rows can't be read: {error}"),
-                        hint: "check the state that is rebuilt: vectide check".into(),
-                    }),
-                    Ok(()) | Err(End::Stopped) => Ok(()),
-                });
+                sink.end(result.or_else(|end| end.of_source(&source, "its rows")));
             })?);
             lanes.push((name.clone(), events));
         }
@@ -339,7 +314,7 @@ impl EarlierRows {
 }
 
 /// States the rows of a source, then where reading goes on.
-fn state_rows(earlier: &Earlier, source: &Arc<str>, sink: &ChannelSink) -> Result<(), End> {
+fn state_rows(earlier: &Earlier, source: &Arc<str>, sink: &ChannelSink) -> Result<(), FeedEnd> {
     let mut changes = Vec::new();
     for row in earlier.rows(source) {
         let (key, held) = row?;

@@ -11,7 +11,7 @@ use crate::ingest::{Delivery, SettledLetters, SourceEvent};
 use crate::pipeline::{Pipeline, PipelineError, spawn};
 use crate::plan::Plan;
 use crate::registry::AnySourceConfig;
-use crate::sources::ChannelSink;
+use crate::sources::{ChannelSink, FeedEnd};
 use crate::start::StartOptions;
 use crate::state::State;
 use crossbeam_channel::Receiver;
@@ -21,10 +21,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use vectide_model::{
-    ComponentError, KeptLetter, OpenContext, Redecoder, SourceError, StopSignal, Stopped,
-    StoreError,
-};
+use vectide_model::{ComponentError, KeptLetter, OpenContext, Redecoder, StopSignal};
 
 /// Letters of one source that go into one epoch: at most some 130 KiB each are held.
 const LETTERS_PER_BATCH: usize = 64;
@@ -131,24 +128,6 @@ pub(crate) struct Replay {
     report: Arc<Mutex<ReplayReport>>,
 }
 
-/// What ends the thread before its end.
-enum End {
-    Stopped,
-    Store(StoreError),
-}
-
-impl From<Stopped> for End {
-    fn from(_: Stopped) -> Self {
-        Self::Stopped
-    }
-}
-
-impl From<StoreError> for End {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
-
 type Lane = (Arc<str>, Receiver<SourceEvent>);
 
 impl Replay {
@@ -178,12 +157,8 @@ impl Replay {
             *self.report.lock().unwrap_or_else(PoisonError::into_inner) = run.report;
             for (name, sink) in &run.sinks {
                 sink.end(match &result {
-                    Err(End::Store(error)) => Err(SourceError::Failed {
-                        source_name: name.to_string(),
-                        detail: format!("its dead letters can't be read: {error}"),
-                        hint: "check the disk that holds the state".into(),
-                    }),
-                    Ok(()) | Err(End::Stopped) => Ok(()),
+                    Ok(()) => Ok(()),
+                    Err(end) => end.of_source(name, "its dead letters"),
                 });
             }
         })?;
@@ -201,7 +176,7 @@ struct Run {
 }
 
 impl Run {
-    fn replay(&mut self, state: &State, selection: &LetterSelection) -> Result<(), End> {
+    fn replay(&mut self, state: &State, selection: &LetterSelection) -> Result<(), FeedEnd> {
         let mut missing: BTreeSet<u64> = selection.ids.iter().copied().collect();
         // One snapshot: letters that the replay itself gives are not in it.
         let read = state.snapshot();
@@ -222,7 +197,7 @@ impl Run {
         sources.iter().try_for_each(|source| self.deliver(source))
     }
 
-    fn take(&mut self, mut kept: KeptLetter) -> Result<(), End> {
+    fn take(&mut self, mut kept: KeptLetter) -> Result<(), FeedEnd> {
         let source = kept.letter.position.source.clone();
         if !kept.letter.reason.is_of_record() {
             let hint = "it is about a row or a document, not a record: correct the row in its \
@@ -260,7 +235,7 @@ impl Run {
         Ok(())
     }
 
-    fn deliver(&mut self, source: &Arc<str>) -> Result<(), End> {
+    fn deliver(&mut self, source: &Arc<str>) -> Result<(), FeedEnd> {
         let Some(mut delivery) = self.batches.remove(source) else {
             return Ok(());
         };

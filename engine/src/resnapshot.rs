@@ -19,7 +19,7 @@
 //! stand for keys: that two keys meet is less likely than a fault of the machine.
 
 use crate::ingest::{Delivery, SourceEvent};
-use crate::sources::ChannelSink;
+use crate::sources::{ChannelSink, FeedEnd};
 use crate::state::{State, name_prefix};
 use rustc_hash::FxHashSet;
 use std::collections::BTreeMap;
@@ -27,7 +27,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::SystemTime;
 use vectide_model::{
     Change, HeldRows, Key, Partition, Position, Row, SourceBatch, SourceError, SourceSink, Stopped,
-    StoreError, Table,
+    Table,
 };
 
 /// Rows swept with one batch: enough to spread its cost, and the pipeline may cut it anywhere.
@@ -49,18 +49,6 @@ pub(crate) struct Restating {
     state: Arc<State>,
     source: Arc<str>,
     seen: Arc<RwLock<SeenKeys>>,
-}
-
-/// Why a sweep ended before its end.
-enum SweepEnd {
-    Stopped,
-    Store(StoreError),
-}
-
-impl From<StoreError> for SweepEnd {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
 }
 
 impl Restating {
@@ -87,7 +75,7 @@ impl Restating {
     }
 
     /// Deletes every row whose key was not seen; gives their number.
-    fn sweep(&self, seen: &FxHashSet<u128>) -> Result<u64, SweepEnd> {
+    fn sweep(&self, seen: &FxHashSet<u128>) -> Result<u64, FeedEnd> {
         // Rows from before are all committed, and what the source stated since is seen.
         let read = self.state.snapshot();
         let prefix = name_prefix(&self.source);
@@ -123,7 +111,7 @@ impl Restating {
         }
     }
 
-    fn deliver_removals(&self, changes: Vec<Change>) -> Result<(), SweepEnd> {
+    fn deliver_removals(&self, changes: Vec<Change>) -> Result<(), FeedEnd> {
         let delivery = Delivery {
             restates: vec![true; changes.len()],
             keeps_positions: true,
@@ -135,7 +123,7 @@ impl Restating {
             ..Delivery::default()
         };
         let delivered = self.sink.deliver(delivery);
-        delivered.map_err(|Stopped| SweepEnd::Stopped)
+        delivered.map_err(|Stopped| FeedEnd::Stopped)
     }
 }
 
@@ -169,12 +157,8 @@ impl SourceSink for Restating {
                 self.sink.caught_up();
             }
             // The next start begins again.
-            Err(SweepEnd::Stopped) => {}
-            Err(SweepEnd::Store(error)) => self.sink.end(Err(SourceError::Failed {
-                source_name: self.source.to_string(),
-                detail: format!("its rows can't be read from the state: {error}"),
-                hint: "check the disk that holds the state".into(),
-            })),
+            Err(FeedEnd::Stopped) => {}
+            Err(end) => self.sink.end(end.of_source(&self.source, "its rows")),
         }
     }
 }

@@ -12,7 +12,7 @@ use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use vectide_model::{
-    ReadMode, SourceBatch, SourceError, SourceSink, SourceStart, StopSignal, Stopped,
+    ReadMode, SourceBatch, SourceError, SourceSink, SourceStart, StopSignal, Stopped, StoreError,
 };
 
 /// A source's end of its channel.
@@ -45,6 +45,38 @@ impl ChannelSink {
 
     pub(crate) fn end(&self, result: Result<(), SourceError>) {
         self.say(SourceEvent::Ended(result));
+    }
+}
+
+/// Why a thread that feeds the pipeline from a state ended before its end.
+pub(crate) enum FeedEnd {
+    Stopped,
+    Store(StoreError),
+}
+
+impl From<Stopped> for FeedEnd {
+    fn from(_: Stopped) -> Self {
+        Self::Stopped
+    }
+}
+
+impl From<StoreError> for FeedEnd {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl FeedEnd {
+    /// As a source's end says it: `what` of the source could not be read. To be stopped is no fault.
+    pub(crate) fn of_source(&self, source: &str, what: &str) -> Result<(), SourceError> {
+        match self {
+            Self::Stopped => Ok(()),
+            Self::Store(error) => Err(SourceError::Failed {
+                source_name: source.to_owned(),
+                detail: format!("{what} can't be read: {error}"),
+                hint: "check the disk that holds the state: vectide check".into(),
+            }),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The data sets, which users of the project do not have: a test that needs one says what it skips.
 
-use std::io::{BufRead, BufReader, Read};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// The folder of a data set: under `VECTIDE_TEST_DATA`, or beside the project. Prints what is
@@ -18,9 +19,16 @@ pub fn data_directory(set: &str, test: &str) -> Option<PathBuf> {
     None
 }
 
+/// Writes text to the end of a log, which is made where it is missing.
+pub fn append(log: &Path, text: &str) {
+    let file = File::options().create(true).append(true).open(log);
+    let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
+    written.unwrap_or_else(|error| panic!("{log:?}: {error}"));
+}
+
 /// The lines of a plain or `.zst` file.
 pub fn read_lines(path: &Path) -> impl Iterator<Item = String> + use<> {
-    let file = std::fs::File::open(path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+    let file = File::open(path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
     let reader: Box<dyn Read> = if path.extension().is_some_and(|it| it == "zst") {
         Box::new(zstd::Decoder::new(file).unwrap_or_else(|error| panic!("{path:?}: {error}")))
     } else {

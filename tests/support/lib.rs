@@ -10,7 +10,7 @@ pub mod scripted;
 pub mod services;
 pub mod small_disk;
 
-pub use data::{data_directory, read_lines};
+pub use data::{append, data_directory, read_lines};
 pub use process::{
     Running, call, edit, expect_sound, export, free_port, run_to_end, signal, sound_epoch, strace,
     texts, vectide, vectide_binary, write_config,
