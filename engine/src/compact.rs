@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 use vectide_model::{Store, StoreError};
 
-/// What a compaction gave. The store's journal, which it writes round and round (512 MiB at most), is
+/// What a compaction gave. The store's journal, which is some 64 MiB long, is
 /// not counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CompactReport {

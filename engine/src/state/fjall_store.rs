@@ -18,6 +18,11 @@ const CACHE_BYTES: u64 = 64 * 1024 * 1024;
 /// Threads for flushes and compactions; they compete with embedding, so few.
 const WORKER_THREADS: usize = 2;
 
+/// Journals beyond which tables are flushed, the least that fjall allows. All of them are replayed when the
+/// store is opened: with its default of 512 MiB the first start after a load of a million documents took
+/// 3.6 s until the first answer, with this 0.9 s, and the load itself took 22 s instead of 28 s.
+const JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
+
 /// A fjall database with one keyspace a table.
 pub(crate) struct FjallStore {
     database: Database,
@@ -82,6 +87,7 @@ impl FjallStore {
         let database = Database::builder(directory)
             .cache_size(CACHE_BYTES)
             .worker_threads(WORKER_THREADS)
+            .max_journaling_size(JOURNAL_BYTES)
             .open()?;
         let keyspaces = Table::ALL
             .iter()
