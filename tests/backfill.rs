@@ -6,7 +6,8 @@ use vectide_engine::Pipeline;
 use vectide_model::{Include, Query, QueryInput, QueryService, ReadMode};
 use vectide_tests::{Script, ScriptedPipeline};
 
-const BACKFILL_DOCUMENTS: usize = 2_000;
+/// More than the fastest machine embeds while the live changes come; the rest is not waited for.
+const BACKFILL_DOCUMENTS: usize = 20_000;
 const VISIBLE_WITHIN: Duration = Duration::from_secs(2);
 
 fn paragraph(number: usize) -> String {
