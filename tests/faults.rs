@@ -1,4 +1,4 @@
-//! Every call that makes state durable fails or is the last one the process makes: with strace, the
+//! Every call that makes state durable fails or is the last one the process makes: with the
 //! n-th fsync or rename of the real binary is answered by an error or by a kill, the n-th write by a
 //! kill; and on a small tmpfs the disk is full at some moment.
 //!
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use vectide_tests::{
-    Random, SmallDisk, call, edit, is_torture, run_to_end, seed, signal, sound_epoch, strace,
+    Random, SmallDisk, call, can_trace, edit, is_torture, run_to_end, seed, signal, sound_epoch,
     texts, vectide_binary, write_config,
 };
 
@@ -61,7 +61,7 @@ const FAULTS: [Fault; 5] = [
     },
 ];
 
-/// Runs a configuration to its end under strace, which writes the calls to `trace`.
+/// Runs a configuration to its end under which writes the calls to `trace`.
 fn traced(config: &Path, calls: &str, inject: Option<String>, trace: &Path) -> Output {
     let mut command = Command::new("strace");
     command.args(["-f", "-e", &format!("trace={calls}"), "-o"]);
@@ -192,9 +192,7 @@ const READS_OF_LIBRARIES: u64 = 40;
 
 #[test]
 fn a_read_that_fails_is_told_and_harms_nothing() {
-    // Tracing may be forbidden where everything else is allowed, so this is never required.
-    if let Err(reason) = strace() {
-        println!("skipped: a_read_that_fails: {reason}");
+    if !can_trace("a_read_that_fails") {
         return;
     }
     let strikes = if is_torture() { 100 } else { 10 };
@@ -240,9 +238,7 @@ fn a_read_that_fails_is_told_and_harms_nothing() {
 
 #[test]
 fn the_state_survives_calls_that_fail_or_are_the_last() {
-    // Tracing may be forbidden where everything else is allowed, so this is never required.
-    if let Err(reason) = strace() {
-        println!("skipped: the_state_survives_calls_that_fail: {reason}");
+    if !can_trace("the_state_survives_calls_that_fail") {
         return;
     }
     let strikes = if is_torture() { 160 } else { 8 };

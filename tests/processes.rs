@@ -4,14 +4,14 @@
 //! `VECTIDE_TORTURE=1` makes ten times as many of each.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use vectide_tests::{
-    Random, Running, expect_sound, free_port, is_torture, run_to_end, signal, strace, vectide,
-    vectide_binary, write_config,
+    Random, Running, append, can_trace, expect_sound, free_port, is_torture, run_to_end, signal,
+    vectide, vectide_binary, write_config,
 };
 
 const RACES: usize = 20;
@@ -85,8 +85,7 @@ fn a_stopped_process_keeps_its_state_and_goes_on() {
     let mut running = Running::start(&config, port);
     for round in 1..=3 {
         running.signal("-STOP");
-        let mut append = fs::OpenOptions::new().append(true).open(&log).unwrap();
-        append.write_all(line(round, 1).as_bytes()).unwrap();
+        append(&log, &line(round, 1));
         let output = start(&second).wait_with_output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(text.contains("another process uses it"), "{text}");
@@ -113,8 +112,7 @@ fn a_process_that_is_asked_to_end_under_load_leaves_nothing_to_do_again() {
         let running = Running::start(&config, port);
         let bulk: String = (written..written + 20_000).map(|id| line(id, 1)).collect();
         written += 20_000;
-        let mut append = fs::OpenOptions::new().append(true).open(&log).unwrap();
-        append.write_all(bulk.as_bytes()).unwrap();
+        append(&log, &bulk);
         std::thread::sleep(Duration::from_millis(60 + 40 * (ending as u64 % 5)));
         let (_, metrics) = running.get("/metrics");
         embedded += embedded_in(&metrics);
@@ -142,9 +140,7 @@ fn a_process_that_is_asked_to_end_under_load_leaves_nothing_to_do_again() {
 /// A disk that answers no more: the sync of a commit takes a minute.
 #[test]
 fn a_process_whose_disk_hangs_ends_when_it_is_asked() {
-    // Tracing may be forbidden where everything else is allowed, so this is never required.
-    if let Err(reason) = strace() {
-        println!("skipped: a_process_whose_disk_hangs: {reason}");
+    if !can_trace("a_process_whose_disk_hangs") {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
@@ -164,9 +160,8 @@ fn a_process_whose_disk_hangs_ends_when_it_is_asked() {
         .process_group(0)
         .spawn()
         .unwrap();
-    let mut append = fs::OpenOptions::new().append(true).open(&log).unwrap();
     for version in 0..20 {
-        append.write_all(line(1, version).as_bytes()).unwrap();
+        append(&log, &line(1, version));
         std::thread::sleep(Duration::from_millis(100));
     }
     let asked = Instant::now();

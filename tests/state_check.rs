@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use vectide_tests::{Random, call, run_to_end, seed, write_config};
+use vectide_tests::{Random, call, files_under, run_to_end, seed, write_config};
 
 /// More than a shard's head holds, so that there are sealed segments.
 const DOCUMENTS: usize = 20_000;
@@ -38,20 +38,6 @@ fn check(config: &Path) -> (Option<i32>, serde_json::Value, String) {
     let (status, told, complaints) = call(&["check"], config, &["--json"]);
     let report = serde_json::from_str(&told).unwrap_or_default();
     (status, report, complaints)
-}
-
-fn files_under(folder: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            files.extend(files_under(&path));
-        } else if path.is_file() {
-            files.push(path);
-        }
-    }
-    files.sort();
-    files
 }
 
 fn copy(from: &Path, to: &Path) {

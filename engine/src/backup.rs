@@ -10,13 +10,13 @@
 use crate::plan::Plan;
 use crate::state::{
     DirectoryLock, FjallStore, META_COMMIT, StateError, decode, forget_witness, open_at_rest,
-    read_commit, refuse_other_pipeline, segment_place, shard_directory,
+    read_commit, refuse_other_pipeline, segment_place, shard_directory, unfinished,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use vectide_model::{
     Batch, Epoch, Positions, SegmentManifest, Store, StoreError, StoreRead, Table,
 };
@@ -68,13 +68,12 @@ pub(crate) fn write_backup(
     if target.exists() {
         return Err(unwritten(io::ErrorKind::AlreadyExists.into()));
     }
-    let unfinished = unfinished(target);
-    remove_if_there(&unfinished).map_err(unwritten)?;
+    let unfinished = unfinished::begin(target).map_err(unwritten)?;
     fs::create_dir_all(&unfinished).map_err(unwritten)?;
     let mut report = BackupReport::default();
     copy_segments(read, state_directory, &unfinished, &mut report)?;
     copy_entries(read, &unfinished.join("store"), &mut report)?;
-    publish(&unfinished, target).map_err(unwritten)?;
+    unfinished::publish(&unfinished, target).map_err(unwritten)?;
     Ok(report)
 }
 
@@ -101,20 +100,20 @@ pub fn restore(plan: &Plan, backup: &Path) -> Result<(), StateError> {
     };
     // Into a folder that no process takes for a store, for the backup is read by nobody yet.
     let unfinished = state_directory.join("store.restored");
-    remove_if_there(&unfinished).map_err(unread)?;
+    unfinished::remove_if_there(&unfinished).map_err(unread)?;
     copy_folder(&backup.join("store"), &unfinished, false).map_err(unread)?;
     refuse_unfit(&unfinished, state_directory, &plan.fingerprint()).inspect_err(|_| {
         // Best effort: the next restore removes it, too.
         let _ = fs::remove_dir_all(&unfinished);
     })?;
     let segments = state_directory.join("segments");
-    remove_if_there(&segments).map_err(unread)?;
+    unfinished::remove_if_there(&segments).map_err(unread)?;
     if backup.join("segments").exists() {
         copy_folder(&backup.join("segments"), &segments, true).map_err(unread)?;
     }
     // The commits that the state had before are meant to be gone.
     forget_witness(state_directory).map_err(unread)?;
-    publish(&unfinished, &store).map_err(unread)
+    unfinished::publish(&unfinished, &store).map_err(unread)
 }
 
 /// Refuses a store that is not one of this pipeline.
@@ -128,27 +127,6 @@ fn refuse_unfit(
     let record = record
         .ok_or_else(|| StoreError::Refused("the backup has no commit: it is not whole".into()))?;
     refuse_other_pipeline(state_directory, &record.pipeline, pipeline)
-}
-
-pub(crate) fn unfinished(target: &Path) -> PathBuf {
-    let mut name = target.as_os_str().to_owned();
-    name.push(".unfinished");
-    name.into()
-}
-
-pub(crate) fn remove_if_there(folder: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-/// Gives a folder that is complete its name, durably.
-pub(crate) fn publish(unfinished: &Path, target: &Path) -> io::Result<()> {
-    File::open(unfinished)?.sync_all()?;
-    fs::rename(unfinished, target)?;
-    let parent = target.parent().filter(|it| !it.as_os_str().is_empty());
-    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// Writes all entries; the commit record is the last.

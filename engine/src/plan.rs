@@ -98,8 +98,14 @@ pub struct PlannedIndex {
     pub shards: u32,
 }
 
+impl PlannedIndex {
+    /// Hash of its model's fingerprint, which is part of the keys of remembered vectors.
+    pub(crate) fn model(&self) -> u64 {
+        stable_hash(self.embedder.identity().fingerprint.as_bytes())
+    }
+}
+
 /// What a state is made of, and how: a plan without what reads and writes.
-#[derive(Clone)]
 pub(crate) struct Derivation {
     pub(crate) state_directory: PathBuf,
     pub(crate) sources: Vec<Arc<str>>,
@@ -134,11 +140,7 @@ impl Plan {
                 .iter()
                 .map(|index| index.name.clone())
                 .collect(),
-            models: self
-                .indexes
-                .iter()
-                .map(|index| stable_hash(index.embedder.identity().fingerprint.as_bytes()))
-                .collect(),
+            models: self.indexes.iter().map(PlannedIndex::model).collect(),
         }
     }
 

@@ -16,8 +16,8 @@ use crate::plan::{Plan, PlannedIndex};
 use crate::sources::{ChannelSink, FeedEnd};
 use crate::start::StartOptions;
 use crate::state::{
-    CommitRecord, FjallStore, META_COMMIT, StateError, decode, embedding_key, encode, kept_letter,
-    name_prefix, open_at_rest, read_commit,
+    CommitRecord, FjallStore, META_COMMIT, StateError, decode, embedding_key, encode,
+    kept_generations, kept_letter, name_prefix, open_at_rest, read_commit, unfinished,
 };
 use crossbeam_channel::Receiver;
 use serde::Serialize;
@@ -27,10 +27,9 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 use vectide_model::{
     Batch, Change, Epoch, Key, StopSignal, Store, StoreError, StoreRead, Table, chunk_document,
-    stable_hash,
 };
 use vectide_operators::HeldRow;
 
@@ -39,9 +38,6 @@ const ROWS_PER_BATCH: usize = 500;
 
 /// Entries of the embedding cache written with one sync: some 10 MB at 384 dimensions.
 const ENTRIES_PER_BATCH: usize = 10_000;
-
-/// How often the end is looked for.
-const LOOK: Duration = Duration::from_millis(5);
 
 /// What a changed pipeline would make of the rows of a state.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -158,7 +154,7 @@ fn estimate_index(
 ) -> Result<IndexEstimate, StateError> {
     let documents = &plan.documents[usize::from(index.documents)];
     let source = &plan.sources[usize::from(documents.source)].name;
-    let (counter, model) = (index.embedder.token_counter(), model_of(index));
+    let (counter, model) = (index.embedder.token_counter(), index.model());
     let mut estimate = IndexEstimate {
         name: index.name.to_string(),
         ..IndexEstimate::default()
@@ -189,28 +185,18 @@ fn estimate_index(
     Ok(estimate)
 }
 
-fn model_of(index: &PlannedIndex) -> u64 {
-    stable_hash(index.embedder.identity().fingerprint.as_bytes())
-}
-
 fn is_remembered(
     earlier: &Earlier,
     model: u64,
     content: vectide_model::ContentHash,
 ) -> Result<bool, StoreError> {
-    for generation in kept_generations(&earlier.record) {
+    for generation in kept_generations(earlier.record.cache.generation) {
         let key = embedding_key(generation, model, content);
         if earlier.read.get(Table::Embeddings, &key)?.is_some() {
             return Ok(true);
         }
     }
     Ok(false)
-}
-
-/// The generations of the embedding cache that are read.
-fn kept_generations(record: &CommitRecord) -> impl Iterator<Item = u32> {
-    let newest = record.cache.generation;
-    newest.saturating_sub(1)..=newest
 }
 
 /// Makes the state of `plan`, whose folder may have none, from the rows of the state in `from`.
@@ -232,29 +218,24 @@ pub fn rebuild(mut plan: Plan, from: &Path) -> Result<RunReport, PipelineError> 
     let failed =
         |error: io::Error| unusable(error.to_string(), "check the disk and its permissions");
     let earlier = Earlier::open(from, &plan)?;
-    let unfinished = crate::backup::unfinished(&target);
-    crate::backup::remove_if_there(&unfinished).map_err(failed)?;
+    let unfinished = unfinished::begin(&target).map_err(failed)?;
     fs::create_dir_all(&unfinished).map_err(failed)?;
     plan.state_directory = unfinished.clone();
     begin(&earlier, &plan, &unfinished.join("store"))?;
     let rows = EarlierRows {
         earlier: Arc::new(earlier),
     };
-    let pipeline = Pipeline::start_with(plan, StartOptions::rows(rows))?;
-    while !pipeline.is_finished() {
-        std::thread::sleep(LOOK);
-    }
-    let report = pipeline.join()?;
-    crate::backup::publish(&unfinished, &target).map_err(failed)?;
+    let report = Pipeline::start_with(plan, StartOptions::rows(rows))?.join()?;
+    unfinished::publish(&unfinished, &target).map_err(failed)?;
     Ok(report)
 }
 
 /// Writes what comes along unchanged: remembered vectors, and the dead letters that are about records.
 fn begin(earlier: &Earlier, plan: &Plan, store: &Path) -> Result<(), StateError> {
     let store = FjallStore::open(store)?;
-    let models: HashSet<u64> = plan.indexes.iter().map(model_of).collect();
+    let models: HashSet<u64> = plan.indexes.iter().map(PlannedIndex::model).collect();
     let mut batch = Batch::default();
-    for generation in kept_generations(&earlier.record) {
+    for generation in kept_generations(earlier.record.cache.generation) {
         for model in &models {
             let prefix = [&generation.to_be_bytes()[..], &model.to_be_bytes()].concat();
             for entry in earlier.read.scan(Table::Embeddings, &prefix) {

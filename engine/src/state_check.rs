@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use vectide_model::{
     ChunkSpan, ChunkedDocument, Epoch, Key, Positions, Store, StoreError, StoreRead, Table,
-    VectorIndexRead, chunk_document, stable_hash,
+    VectorIndexRead, chunk_document,
 };
 use vectide_operators::{HeldRow, shard_of};
 
@@ -136,7 +136,7 @@ impl Check<'_> {
     fn index(&mut self, index: &PlannedIndex) -> Result<(), StoreError> {
         let place = format!("indexes.{}", index.name);
         let shards = self.shards(index);
-        let model = stable_hash(index.embedder.identity().fingerprint.as_bytes());
+        let model = index.model();
         let documents = &self.plan.documents[usize::from(index.documents)];
         let source = self.plan.sources[usize::from(documents.source)].clone();
         let prefix = name_prefix(&source);

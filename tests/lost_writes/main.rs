@@ -16,8 +16,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use trace::Call;
 use vectide_tests::{
-    Random, edit, is_torture, run_to_end, seed, sound_epoch, strace, texts, vectide_binary,
-    write_config,
+    Random, can_trace, edit, files_under, is_torture, run_to_end, seed, sound_epoch, texts,
+    vectide_binary, write_config,
 };
 
 /// More than the head of a shard holds, so that segments are written as well.
@@ -78,25 +78,14 @@ fn acknowledged(disk: &Disk, before: usize) -> u64 {
     epoch.map_or(0, u64::from_le_bytes)
 }
 
-fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(files(&path));
-        } else if path.is_file() {
-            found.insert(path.clone(), fs::read(&path).unwrap());
-        }
-    }
-    found
-}
-
 /// The disk that has everything is the real one.
 fn is_played_right(disk: &Disk, state: &Path, target: &Path) {
     disk.write(disk.steps(), None, target);
     let relative = |folder: &Path| -> BTreeMap<PathBuf, Vec<u8>> {
-        let found = files(folder).into_iter();
-        let found = found.map(|(path, bytes)| (path.strip_prefix(folder).unwrap().into(), bytes));
+        let found = files_under(folder).into_iter().map(|path| {
+            let bytes = fs::read(&path).unwrap();
+            (path.strip_prefix(folder).unwrap().into(), bytes)
+        });
         found.collect()
     };
     let (real, played) = (relative(state), relative(target));
@@ -113,9 +102,7 @@ fn is_played_right(disk: &Disk, state: &Path, target: &Path) {
 
 #[test]
 fn a_disk_that_loses_what_was_not_synced_loses_no_commit() {
-    // Tracing may be forbidden where everything else is allowed, so this is never required.
-    if let Err(reason) = strace() {
-        println!("skipped: a_disk_that_loses_what_was_not_synced: {reason}");
+    if !can_trace("a_disk_that_loses_what_was_not_synced") {
         return;
     }
     let seeds = if is_torture() { 500 } else { 50 };

@@ -26,6 +26,24 @@ pub fn append(log: &Path, text: &str) {
     written.unwrap_or_else(|error| panic!("{log:?}: {error}"));
 }
 
+/// The files of a folder and of those in it, sorted.
+pub fn files_under(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let entries = std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{folder:?}: {error}"));
+    for entry in entries {
+        let path = entry
+            .unwrap_or_else(|error| panic!("{folder:?}: {error}"))
+            .path();
+        if path.is_dir() {
+            files.extend(files_under(&path));
+        } else if path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    files
+}
+
 /// The lines of a plain or `.zst` file.
 pub fn read_lines(path: &Path) -> impl Iterator<Item = String> + use<> {
     let file = File::open(path).unwrap_or_else(|error| panic!("{path:?}: {error}"));

@@ -10,10 +10,10 @@ pub mod scripted;
 pub mod services;
 pub mod small_disk;
 
-pub use data::{append, data_directory, read_lines};
+pub use data::{append, data_directory, files_under, read_lines};
 pub use process::{
-    Running, call, edit, expect_sound, export, free_port, run_to_end, signal, sound_epoch, strace,
-    texts, vectide, vectide_binary, write_config,
+    Running, call, can_trace, edit, expect_sound, export, free_port, run_to_end, signal,
+    sound_epoch, texts, vectide, vectide_binary, write_config,
 };
 pub use random::{Random, seed};
 pub use scripted::{Changes, Script, ScriptedPipeline};

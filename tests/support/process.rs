@@ -89,12 +89,19 @@ pub fn sound_epoch(config: &Path, place: &str) -> u64 {
         .unwrap_or_else(|| panic!("{place}: {told}"))
 }
 
+/// Whether a test may trace. Tracing may be forbidden where everything else is allowed, so it is never
+/// required: what is skipped is told.
+pub fn can_trace(test: &str) -> bool {
+    let strace = strace();
+    if let Err(reason) = &strace {
+        println!("skipped: {test}: {reason}");
+    }
+    strace.is_ok()
+}
+
 /// Whether there is a strace that may trace, and stops at the calls that are traced alone
 /// (`--seccomp-bpf`, from 5.3 on): otherwise it takes ten times as long.
-///
-/// # Errors
-/// Why not.
-pub fn strace() -> Result<(), String> {
+fn strace() -> Result<(), String> {
     let tried = Command::new("strace")
         .args([
             "-f",

@@ -5,7 +5,6 @@
 
 use crate::check::print_report;
 use crate::failure::Failure;
-use crate::registry::registry;
 use crate::validate;
 use std::path::Path;
 use vectide_engine::{AskError, StateError};
@@ -31,10 +30,7 @@ pub fn back_up(config: &Path, target: &Path) -> Result<(), Failure> {
 /// A bad configuration, a state that is there already, a backup that is damaged or another pipeline's,
 /// or faults in it.
 pub fn restore(config: &Path, backup: &Path) -> Result<(), Failure> {
-    let loaded = validate::load(config)?;
-    let (plan, _) = loaded
-        .open_without_sources(&registry())
-        .map_err(|report| Failure::config(&report))?;
+    let (plan, _) = validate::open_without_sources(validate::load(config)?)?;
     vectide_engine::restore(&plan, backup)?;
     print_report(&vectide_engine::check_state(&plan)?, false)
 }

@@ -2,7 +2,6 @@
 
 use crate::backup::here_or_there;
 use crate::failure::Failure;
-use crate::registry::registry;
 use crate::validate;
 use std::path::Path;
 use vectide_engine::StateReport;
@@ -13,11 +12,7 @@ use vectide_engine::StateReport;
 /// # Errors
 /// A bad configuration; a state that is missing or another pipeline's; or how much is wrong with it.
 pub fn check(config: &Path, json: bool) -> Result<(), Failure> {
-    let loaded = validate::load(config)?;
-    let plan = loaded
-        .open_without_sources(&registry())
-        .map_err(|report| Failure::config(&report))?
-        .0;
+    let (plan, _) = validate::open_without_sources(validate::load(config)?)?;
     let report = here_or_there(
         || vectide_engine::check_state(&plan),
         || vectide_engine::ask_check(&plan.state_directory),

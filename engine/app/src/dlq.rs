@@ -1,7 +1,6 @@
 //! `vectide dlq`: dead letters of a pipeline that does not run, and decoding them again.
 
 use crate::failure::Failure;
-use crate::registry::registry;
 use crate::text::{shortened, shown_bytes};
 use crate::validate;
 use std::io::{BufWriter, ErrorKind, Write};
@@ -138,9 +137,7 @@ pub fn replay(config: &Path, selection: LetterSelection) -> Result<(), Failure> 
     let loaded = validate::load(config)?;
     // A state is not made by a replay, and it is told before models are opened.
     drop(DeadLetters::open(&loaded.state_directory())?);
-    let (plan, redecoders) = loaded
-        .open_without_sources(&registry())
-        .map_err(|report| Failure::config(&report))?;
+    let (plan, redecoders) = validate::open_without_sources(loaded)?;
     let report = vectide_engine::replay(plan, redecoders, selection)?;
     for refusal in &report.refusals {
         let detail = shortened(&refusal.detail, usize::MAX);

@@ -1,10 +1,9 @@
 //! `vectide plan` and `vectide rebuild`: a changed pipeline from the rows of an earlier state.
 
 use crate::failure::Failure;
-use crate::registry::registry;
 use crate::validate;
 use std::path::Path;
-use vectide_engine::{Plan, RebuildEstimate};
+use vectide_engine::RebuildEstimate;
 
 /// Prints what a configuration would make of the rows of the state in `from`, without which its own is
 /// looked at: for a person, or as one JSON object.
@@ -12,7 +11,7 @@ use vectide_engine::{Plan, RebuildEstimate};
 /// # Errors
 /// A bad configuration, or a state that is missing, in use or has other sources.
 pub fn plan(config: &Path, from: Option<&Path>, json: bool) -> Result<(), Failure> {
-    let plan = open(config)?;
+    let (plan, _) = validate::open_without_sources(validate::load(config)?)?;
     let from = from.unwrap_or(&plan.state_directory);
     let estimate = vectide_engine::estimate_rebuild(&plan, from)?;
     if json {
@@ -29,16 +28,10 @@ pub fn plan(config: &Path, from: Option<&Path>, json: bool) -> Result<(), Failur
 /// # Errors
 /// A bad configuration, a state that is missing, in use or has other sources, or one that is there already.
 pub fn rebuild(config: &Path, from: &Path) -> Result<(), Failure> {
-    let report = vectide_engine::rebuild(open(config)?, from)?;
+    let (plan, _) = validate::open_without_sources(validate::load(config)?)?;
+    let report = vectide_engine::rebuild(plan, from)?;
     println!("{}", serde_json::to_string(&report)?);
     Ok(())
-}
-
-/// The sources are not read.
-fn open(config: &Path) -> Result<Plan, Failure> {
-    let loaded = validate::load(config)?;
-    let opened = loaded.open_without_sources(&registry());
-    Ok(opened.map_err(|report| Failure::config(&report))?.0)
 }
 
 fn print(estimate: &RebuildEstimate) {

@@ -4,7 +4,7 @@ use crate::failure::{Failure, UNAVAILABLE};
 use crate::registry::registry;
 use std::path::Path;
 use std::time::Duration;
-use vectide_engine::{LoadedConfig, SectionCheck, editor_schema};
+use vectide_engine::{LoadedConfig, Plan, Redecoders, SectionCheck, editor_schema};
 use vectide_model::{ComponentError, ConnectionCheck};
 use vectide_serve::ServerConfig;
 
@@ -89,6 +89,15 @@ fn check_port(server: &ServerConfig) -> ConnectionCheck {
 pub fn load(config: &Path) -> Result<LoadedConfig, Failure> {
     LoadedConfig::load(config, &registry(), &vectide_config::process_environment)
         .map_err(|report| Failure::config(&report))
+}
+
+/// Opens everything of a configuration but its sources, which are not read.
+///
+/// # Errors
+/// What can't be opened, with the exit status 78.
+pub fn open_without_sources(loaded: LoadedConfig) -> Result<(Plan, Redecoders), Failure> {
+    let opened = loaded.open_without_sources(&registry());
+    opened.map_err(|report| Failure::config(&report))
 }
 
 /// Prints the JSON Schema of configurations, for editors.

@@ -5,9 +5,8 @@
 //! [`StoreError::Indeterminate`], after which the process ends.
 
 use super::failure::explain;
-use super::{journals, manifests};
+use super::{journals, manifests, unfinished};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use vectide_model::{Batch, Entry, Operation, Store, StoreError, StoreRead, Table};
@@ -71,16 +70,9 @@ impl FjallStore {
     /// Makes an empty store beside the folder and moves it there whole: fjall can't open what it was
     /// killed at making.
     fn make(directory: &Path) -> fjall::Result<()> {
-        let unfinished = directory.with_extension("unfinished");
-        if unfinished.exists() {
-            fs::remove_dir_all(&unfinished)?;
-        }
+        let unfinished = unfinished::begin(directory)?;
         drop(Self::open_folder(&unfinished)?);
-        fs::rename(&unfinished, directory)?;
-        if let Some(parent) = directory.parent() {
-            fs::File::open(parent)?.sync_all()?;
-        }
-        Ok(())
+        Ok(unfinished::publish(&unfinished, directory)?)
     }
 
     fn open_folder(directory: &Path) -> fjall::Result<Self> {
@@ -179,6 +171,7 @@ impl StoreRead for FjallSnapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn keeps_the_contract_and_reopens() {

@@ -174,6 +174,11 @@ pub(crate) fn tombstone_key(index: &str, shard: u32, segment: SegmentId, row: u3
     key
 }
 
+/// The generations of the embedding cache that are read, the newest first.
+pub(crate) fn kept_generations(newest: u32) -> impl Iterator<Item = u32> {
+    (newest.saturating_sub(1)..=newest).rev()
+}
+
 /// Key of a remembered vector.
 pub(crate) fn embedding_key(generation: u32, model: u64, content: ContentHash) -> Vec<u8> {
     let mut key = Vec::with_capacity(28);

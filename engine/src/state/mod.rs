@@ -10,13 +10,14 @@ mod layout;
 mod lock;
 mod manifests;
 mod pins;
+pub(crate) mod unfinished;
 mod witness;
 
 pub(crate) use fjall_store::FjallStore;
 pub(crate) use layout::{
     CommitRecord, DocumentRecord, IndexCounts, META_COMMIT, StoredLetter, chunk_key,
-    dead_letter_key, decode, embedding_key, encode, entity_key, head_key, kept_letter, name_prefix,
-    segment_key, segment_place, shard_prefix, tombstone_key,
+    dead_letter_key, decode, embedding_key, encode, entity_key, head_key, kept_generations,
+    kept_letter, name_prefix, segment_key, segment_place, shard_prefix, tombstone_key,
 };
 pub(crate) use lock::DirectoryLock;
 pub(crate) use pins::{FilePin, FileRemovals};
@@ -344,10 +345,7 @@ impl Committed for StateRead<'_> {
     ) -> Result<Option<Embedding>, StoreError> {
         let model = self.state.names.models[usize::from(index)];
         let generation = self.state.generation.load(Ordering::Acquire) as u32;
-        for generation in [Some(generation), generation.checked_sub(1)]
-            .into_iter()
-            .flatten()
-        {
+        for generation in kept_generations(generation) {
             let key = embedding_key(generation, model, content);
             if let Some(bytes) = self.read.get(Table::Embeddings, &key)? {
                 return Ok(Embedding::from_bytes(&bytes));
