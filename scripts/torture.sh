@@ -4,7 +4,9 @@
 #
 #   scripts/torture.sh [short]
 #
-# `short` makes the runs of CI instead.
+# `short` makes the runs of CI instead. What each test told is kept in target/torture; with
+# VECTIDE_TORTURE_KEEP=1 a test that has passed there is not run again, so that the long run can be made in
+# parts.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,23 +15,30 @@ long=1
 export VECTIDE_TORTURE="$long" VECTIDE_REQUIRE_SERVICES=1
 [ "$long" = 1 ] && export VECTIDE_KILL_ROUNDS=20
 
-out="$(mktemp)"
-trap 'rm -f "$out"' EXIT
+out=target/torture
+[ "${VECTIDE_TORTURE_KEEP:-0}" = 1 ] || rm -rf "$out"
+mkdir -p "$out"
 # With the features of the whole workspace, so that nothing is compiled a second time.
-run() { cargo test --release --workspace "$@" | tee -a "$out"; }
+run() {
+    local test="$1"
+    shift
+    grep -qs '^test result: ok' "$out/$test" && return
+    cargo test --release --workspace --test "$test" -- --nocapture --test-threads 1 "$@" | tee "$out/$test"
+}
 cargo build --release --workspace --bin vectide
-run --test kills --test faults --test lost_writes --test processes --test panics --test state_check \
-    --test backup --test rebuild --test limits --test formats --test clock --test load \
-    -- --nocapture --test-threads 1
-run --test kafka_running --test postgres -- --nocapture while_it_runs torture
-run --test cdc -- --nocapture kills
+for test in kills faults lost_writes processes panics hangs state_check backup rebuild limits formats clock load; do
+    run "$test"
+done
+run kafka_running while_it_runs torture
+run postgres torture
+run cdc kills
 
 # Lines in which a test says what it did.
 said='seed [0-9]+ |kills, |met no such call|disks were full|races had|asked to end|bits|over [0-9]+ kills'
 said="$said|^run [0-9]+|in [0-9.]+ s, killed|ended by a read|processes ended|than were acknowledged"
-said="$said|changes and [0-9]+ queries|MiB while"
-told="$(grep -aE "$said" "$out" | grep -v 'embeddings/s' || true)"
-tests="$(grep -acE '^test .* ok$|\.\.\. ok$' "$out" || true)"
+said="$said|embedders that hung|changes and [0-9]+ queries|MiB while"
+told="$(grep -ahE "$said" "$out"/* | grep -v 'embeddings/s' || true)"
+tests="$(cat "$out"/* | grep -acE '^test .* ok$|\.\.\. ok$' || true)"
 cat >docs/RELIABILITY.md <<PAGE
 # What was survived
 
@@ -43,6 +52,7 @@ checksum errors, epochs and positions that went back: all 0. A run that finds on
 | the n-th sync, rename, write or read fails or is the last call; a full disk | \`tests/faults.rs\` |
 | the power fails: what was not synced is gone or torn, each write by itself | \`tests/lost_writes\` |
 | a source, a chunker, an embedder, a shard panics | \`tests/panics.rs\` |
+| an embedder answers no more | \`tests/hangs.rs\` |
 | two processes on one state, a stopped one that goes on, SIGTERM under load, a disk that hangs | \`tests/processes.rs\` |
 | the clock jumps by an hour or a day | \`tests/clock.rs\` |
 | a disk below its floor, a state at its limit | \`tests/limits.rs\` |

@@ -1,21 +1,24 @@
 //! Looks at the manifests of the store's trees before they are opened.
 //!
-//! lsm-tree asserts what two bytes of a manifest are, while it holds locks, so that a flipped bit in
-//! them ends the process in the middle of a panic instead of by an error.
+//! lsm-tree does not compare a manifest with the checksum that it wrote beside its number, and asserts what
+//! two bytes of it are while it holds locks: a flipped bit there ends the process in the middle of a panic
+//! instead of by an error. A manifest that `current` does not name is none yet: the power failed before it
+//! was whole.
 //!
-//! Invariant: what is refused here could not have been opened; everything else is left to lsm-tree,
-//! which has checksums or errors for it.
+//! Invariant: what is refused here is not what lsm-tree wrote; what it can't read at all is left to its own
+//! errors.
 
 use super::failure::{DAMAGED_HINT, explain};
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 use vectide_model::StoreError;
 
-/// Sections of a manifest that have one content only, as lsm-tree 3 writes them: 7 levels, and XXH3.
-const CONSTANT_SECTIONS: [(&str, u8); 2] = [("level_count", 7), ("filter_hash_type", 0)];
+/// Layout of `current` in lsm-tree 3: the number of the manifest, XXH3-128 of its bytes, both little-endian,
+/// and 0 for XXH3.
+const CURRENT_BYTES: usize = 8 + 16 + 1;
 
-/// Refuses a store with a manifest that lsm-tree would stumble over.
+/// Refuses a store with a tree whose manifest is not the one that was written.
 pub(super) fn refuse_damaged(store: &Path) -> Result<(), StoreError> {
     let trees = store.join("keyspaces");
     if !trees.exists() {
@@ -24,37 +27,38 @@ pub(super) fn refuse_damaged(store: &Path) -> Result<(), StoreError> {
     let unreadable = |error: io::Error| StoreError::Refused(explain(&error));
     for tree in fs::read_dir(trees).map_err(unreadable)? {
         let tree = tree.map_err(unreadable)?.path();
-        if !tree.is_dir() {
-            continue;
-        }
-        for file in fs::read_dir(tree).map_err(unreadable)? {
-            let file = file.map_err(unreadable)?;
-            if file.file_name().to_string_lossy().starts_with('v') {
-                refuse_damaged_manifest(&file.path())?;
-            }
+        if tree.is_dir() {
+            refuse_damaged_tree(&tree)?;
         }
     }
     Ok(())
 }
 
-fn refuse_damaged_manifest(path: &Path) -> Result<(), StoreError> {
-    // An archive that can't be read at all is an error there, too.
-    let Ok(archive) = sfa::Reader::new(path) else {
+fn refuse_damaged_tree(tree: &Path) -> Result<(), StoreError> {
+    let Ok(current) = fs::read(tree.join("current")) else {
         return Ok(());
     };
-    for (name, expected) in CONSTANT_SECTIONS {
-        let Some(section) = archive.toc().section(name.as_bytes()) else {
-            continue;
-        };
-        let mut content = Vec::new();
-        let read = section.buf_reader(path);
-        let read = read.and_then(|mut reader| reader.read_to_end(&mut content));
-        if read.is_ok() && content != [expected] {
-            return Err(StoreError::Refused(format!(
-                "`{}` is damaged: `{name}` is {content:?}\nhint: {DAMAGED_HINT}",
-                path.display()
-            )));
-        }
+    let Some((number, checksum)) = named(&current) else {
+        return Ok(());
+    };
+    let path = tree.join(format!("v{number}"));
+    let Ok(manifest) = fs::read(&path) else {
+        return Ok(());
+    };
+    if xxhash_rust::xxh3::xxh3_128(&manifest) == checksum {
+        return Ok(());
     }
-    Ok(())
+    Err(StoreError::Refused(format!(
+        "`{}` is damaged: it fails its checksum\nhint: {DAMAGED_HINT}",
+        path.display()
+    )))
+}
+
+/// The manifest that `current` names, and its checksum.
+fn named(current: &[u8]) -> Option<(u64, u128)> {
+    let current: &[u8; CURRENT_BYTES] = current.try_into().ok()?;
+    let (number, rest) = current.split_first_chunk()?;
+    let (checksum, kind) = rest.split_first_chunk()?;
+    let number = u64::from_le_bytes(*number);
+    (kind == [0]).then(|| (number, u128::from_le_bytes(*checksum)))
 }
