@@ -9,7 +9,6 @@ cargo bench --package vectide-connectors --bench decode
 cargo bench --package vectide-connectors --bench postgres
 cargo bench --package vectide-operators --bench chunking
 cargo bench --package vectide-encoder --bench encoder
-cargo bench --package vectide-faiss --bench index
 cargo bench --package vectide-serve --bench http
 scripts/peers.sh || echo "skipped: peers: they can't be installed"
 cargo run --release --package vectide-benches

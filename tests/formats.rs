@@ -106,7 +106,10 @@ fn a_state_of_a_later_version_is_refused_and_left_alone() {
         let version = format!("layout version {OF_TOMORROW}");
         assert!(complaints.contains(&version), "{command:?}: {complaints}");
         assert!(complaints.contains("hint: "), "{command:?}: {complaints}");
-        assert!(!complaints.contains("panicked"), "{command:?}: {complaints}");
+        assert!(
+            !complaints.contains("panicked"),
+            "{command:?}: {complaints}"
+        );
     }
     assert!(segment_files(&state) == segments, "segments were touched");
 }

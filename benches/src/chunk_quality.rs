@@ -3,6 +3,7 @@
 //!
 //! A document's rank is that of its best chunk.
 
+use crate::model::{embed_all, embedder};
 use crate::retrieval::squad;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
@@ -10,16 +11,11 @@ use vectide_app::evaluate::{
     Evaluation, JudgedQuery, Judgements, measure, read_judgements, read_queries,
 };
 use vectide_app::registry::registry;
-use vectide_model::{Chunker, Device, EmbedConfig, Embedder, Lane, OpenContext, TokenCounter};
+use vectide_model::{Chunker, Embedder, TokenCounter};
 use vectide_tests::{data_directory, read_lines};
-
-const MODEL: &str = "all-MiniLM-L6-v2";
 
 /// Tokens of a packed chunk: the most that the model reads, and the structured chunker's target.
 const PACKED_TOKENS: [usize; 2] = [254, 200];
-
-/// Texts embedded in one call.
-const TEXTS_PER_CALL: usize = 32;
 
 /// Texts that were embedded, with their vectors.
 type Vectors = HashMap<String, Vec<f32>>;
@@ -51,24 +47,6 @@ pub(crate) fn run() {
             (&documents, &queries, &judgements),
         );
     }
-}
-
-fn embedder() -> std::sync::Arc<dyn Embedder> {
-    let config = EmbedConfig {
-        model: MODEL.into(),
-        device: Device::Auto,
-        path: None,
-        dimensions: None,
-    };
-    let context = OpenContext {
-        config_dir: ".".into(),
-    };
-    let registry = registry();
-    let known = registry.embedders.iter().find(|it| it.name == MODEL);
-    let open = known
-        .map(|it| it.open)
-        .unwrap_or_else(|| panic!("no model {MODEL}"));
-    open(&config, &context).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn documents(corpus: &std::path::Path) -> Vec<Document> {
@@ -179,27 +157,10 @@ fn rank<'a>(chunks: &[(&'a str, &str)], vectors: &Vectors, query: &[f32]) -> Vec
     ranked.into_iter().map(|(document, _)| document).collect()
 }
 
-/// Embeds what is not yet known, on all the threads that the model wants.
+/// Embeds what is not yet known.
 fn embed<'a>(embedder: &dyn Embedder, known: &mut Vectors, texts: impl Iterator<Item = &'a str>) {
     let wanted: HashSet<&str> = texts.filter(|text| !known.contains_key(*text)).collect();
     let wanted: Vec<&str> = wanted.into_iter().collect();
-    let share = wanted.len().div_ceil(embedder.bulk_threads()).max(1);
-    let embedded: Vec<Vec<(String, Vec<f32>)>> = std::thread::scope(|scope| {
-        let threads = wanted.chunks(share).map(|share| {
-            scope.spawn(move || {
-                let batches = share.chunks(TEXTS_PER_CALL).flat_map(|batch| {
-                    let vectors = embedder.embed(Lane::Bulk, batch);
-                    let vectors = vectors.unwrap_or_else(|error| panic!("{error}"));
-                    batch.iter().map(|text| (*text).to_owned()).zip(vectors)
-                });
-                batches.collect()
-            })
-        });
-        let threads: Vec<_> = threads.collect();
-        threads
-            .into_iter()
-            .map(|it| it.join().unwrap_or_default())
-            .collect()
-    });
-    known.extend(embedded.into_iter().flatten());
+    let vectors = embed_all(embedder, &wanted);
+    known.extend(wanted.into_iter().map(str::to_owned).zip(vectors));
 }

@@ -1,15 +1,17 @@
 //! Benchmarks of the whole system through the real binary, its configuration and its endpoint.
 //!
 //! `cargo run --release -p vectide-benches -- [ingest] [queries] [freshness] [bulk] [retrieval]
-//! [chunk-quality] [restart] [peers]`;
+//! [chunk-quality] [restart] [index] [peers]`;
 //! without a name all of them. Each prints what it did, what it measured and the limit beside it.
 //! The machine may be shared and noisy: compare within one run.
 
 mod bulk;
 mod chunk_quality;
 mod freshness;
+mod index;
 mod ingest;
 mod load;
+mod model;
 mod peers;
 mod queries;
 mod restart;
@@ -18,7 +20,7 @@ mod retrieval;
 /// A benchmark, by its name on the command line.
 type Benchmark = (&'static str, fn());
 
-const BENCHMARKS: [Benchmark; 8] = [
+const BENCHMARKS: [Benchmark; 9] = [
     ("ingest", ingest::run),
     ("queries", queries::run),
     ("freshness", freshness::run),
@@ -26,6 +28,7 @@ const BENCHMARKS: [Benchmark; 8] = [
     ("retrieval", retrieval::run),
     ("chunk-quality", chunk_quality::run),
     ("restart", restart::run),
+    ("index", index::run),
     ("peers", peers::run),
 ];
 

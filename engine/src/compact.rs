@@ -7,6 +7,7 @@
 
 use crate::state::{StateError, open_at_rest};
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::path::Path;
 use vectide_model::{Store, StoreError};
 
@@ -47,18 +48,32 @@ pub(crate) fn measured(
     })
 }
 
-/// Bytes that a folder's files take up on the disk. What goes meanwhile counts nothing.
+/// Bytes that a folder's files take up on the disk, a file of several names once. What goes meanwhile counts
+/// nothing.
 pub(crate) fn folder_bytes(folder: &Path) -> u64 {
+    let mut linked = HashSet::new();
+    bytes_under(folder, &mut linked)
+}
+
+fn bytes_under(folder: &Path, linked: &mut HashSet<(u64, u64)>) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let Ok(entries) = std::fs::read_dir(folder) else {
         return 0;
     };
-    let bytes = entries.flatten().map(|entry| match entry.metadata() {
-        Ok(metadata) if metadata.is_dir() => folder_bytes(&entry.path()),
-        // Blocks are counted in 512 bytes whatever the file system's are. A journal that is laid out
-        // ahead counts with what it takes, not with its length.
-        Ok(metadata) => metadata.blocks() * 512,
-        Err(_) => 0,
-    });
-    bytes.sum()
+    let mut bytes = 0;
+    for entry in entries.flatten() {
+        bytes += match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => bytes_under(&entry.path(), linked),
+            Ok(metadata)
+                if metadata.nlink() > 1 && !linked.insert((metadata.dev(), metadata.ino())) =>
+            {
+                0
+            }
+            // Blocks are counted in 512 bytes whatever the file system's are. A journal that is laid out
+            // ahead counts with what it takes, not with its length.
+            Ok(metadata) => metadata.blocks() * 512,
+            Err(_) => 0,
+        };
+    }
+    bytes
 }

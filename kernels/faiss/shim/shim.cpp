@@ -4,9 +4,12 @@
 // vectide_faiss_free_message); no call starts a thread; searching writes to nothing that two
 // searches share.
 
+#include <faiss/Clustering.h>
+#include <faiss/IndexFlat.h>
 #include <faiss/IndexIVF.h>
 #include <faiss/IndexScalarQuantizer.h>
 #include <faiss/impl/IDSelector.h>
+#include <faiss/impl/ProductQuantizer.h>
 #include <faiss/impl/io.h>
 #include <faiss/index_factory.h>
 #include <faiss/index_io.h>
@@ -101,6 +104,38 @@ void search_ivf(
             1, query, k, lists.data(), list_scores.data(), scores, rows, false, &parameters, &statistics);
 }
 
+// Bits of a product code: what the scan's tables of 16 entries are made for.
+constexpr size_t CODE_BITS = 4;
+
+// Assigns vectors to lists, and codes what is left of them.
+struct Encoder {
+    faiss::IndexFlatL2 centroids;
+    faiss::ProductQuantizer codebook;
+
+    Encoder(size_t dimension, size_t subquantizers)
+            : centroids(static_cast<faiss::idx_t>(dimension)),
+              codebook(dimension, subquantizers, CODE_BITS) {}
+
+    // The list of each vector, and the vectors less the centroids of their lists.
+    std::vector<float> assign(size_t rows, const float* vectors, faiss::idx_t* lists) const {
+        std::vector<float> distances(rows);
+        centroids.search(static_cast<faiss::idx_t>(rows), vectors, 1, distances.data(), lists);
+        std::vector<float> residuals(rows * codebook.d);
+        centroids.compute_residual_n(static_cast<faiss::idx_t>(rows), vectors, residuals.data(), lists);
+        return residuals;
+    }
+};
+
+faiss::ClusteringParameters clustering(int iterations) {
+    faiss::ClusteringParameters parameters;
+    parameters.niter = iterations;
+    // The caller has chosen the rows.
+    parameters.max_points_per_centroid = 1 << 20;
+    parameters.min_points_per_centroid = 1;
+    parameters.seed = 1;
+    return parameters;
+}
+
 } // namespace
 
 extern "C" {
@@ -176,6 +211,65 @@ char* vectide_faiss_search(
         faiss::SearchParameters parameters;
         parameters.sel = const_cast<faiss::IDSelector*>(chosen);
         index->search(1, query, static_cast<faiss::idx_t>(k), scores, rows, &parameters);
+    });
+}
+
+// Trains `lists` centroids and a codebook of `subquantizers` for what is left of the vectors; both are
+// written to the caller's memory: lists x dimension and 16 x dimension floats.
+char* vectide_faiss_train(
+        size_t dimension,
+        size_t lists,
+        size_t subquantizers,
+        int iterations,
+        size_t codebook_rows_max,
+        size_t rows,
+        const float* vectors,
+        float* centroids,
+        float* codebook) {
+    return guarded([&] {
+        Encoder encoder(dimension, subquantizers);
+        faiss::Clustering coarse(
+                static_cast<int>(dimension), static_cast<int>(lists), clustering(iterations));
+        coarse.train(static_cast<faiss::idx_t>(rows), vectors, encoder.centroids);
+        std::copy(coarse.centroids.begin(), coarse.centroids.end(), centroids);
+
+        size_t coded = std::min(rows, codebook_rows_max);
+        std::vector<faiss::idx_t> assigned(coded);
+        std::vector<float> residuals = encoder.assign(coded, vectors, assigned.data());
+        encoder.codebook.cp = clustering(iterations);
+        encoder.codebook.train(coded, residuals.data());
+        std::copy(encoder.codebook.centroids.begin(), encoder.codebook.centroids.end(), codebook);
+    });
+}
+
+char* vectide_faiss_encoder_new(
+        size_t dimension,
+        size_t lists,
+        size_t subquantizers,
+        const float* centroids,
+        const float* codebook,
+        void** out) {
+    *out = nullptr;
+    return guarded([&] {
+        auto encoder = std::make_unique<Encoder>(dimension, subquantizers);
+        encoder->centroids.add(static_cast<faiss::idx_t>(lists), centroids);
+        std::copy_n(codebook, encoder->codebook.centroids.size(), encoder->codebook.centroids.begin());
+        *out = encoder.release();
+    });
+}
+
+void vectide_faiss_encoder_free(void* handle) {
+    delete static_cast<Encoder*>(handle);
+}
+
+// The list of each vector, and its code of (subquantizers + 1) / 2 bytes, the first subquantizer in the
+// low half of the first byte.
+char* vectide_faiss_encode(
+        const void* handle, size_t rows, const float* vectors, int64_t* lists, uint8_t* codes) {
+    return guarded([&] {
+        auto* encoder = static_cast<const Encoder*>(handle);
+        std::vector<float> residuals = encoder->assign(rows, vectors, lists);
+        encoder->codebook.compute_codes(residuals.data(), codes, rows);
     });
 }
 

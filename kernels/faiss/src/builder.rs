@@ -9,10 +9,13 @@
 //! Invariant: every job that is not cancelled is answered exactly once, also when it panics.
 
 use crate::bitmap::Bitmap;
+use crate::codes::RowCodes;
+use crate::generation::Generation;
 use crate::head::HeadView;
 use crate::rows::RowsInOrder;
-use crate::segment::{Plan, Segment, Unbuilt};
+use crate::segment::{Layout, Segment, Unbuilt};
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -50,6 +53,24 @@ impl Origin {
             Self::Segment(segment, _) => segment.vector(row),
         }
     }
+
+    fn codes(&self, generation: &Generation) -> Option<RowCodes> {
+        match self {
+            Self::Head(_) => None,
+            Self::Segment(segment, _) => {
+                let own = segment.generation()?;
+                (own.number() == generation.number()).then(|| segment.row_codes())?
+            }
+        }
+    }
+}
+
+/// What a segment is built to.
+pub(crate) enum Work {
+    /// What is known already.
+    Build(Layout),
+    /// Codes by a new generation, trained on a sample of these rows first.
+    Train(Vec<Origin>),
 }
 
 /// A segment to be built.
@@ -58,8 +79,10 @@ pub(crate) struct Job {
     pub(crate) id: SegmentId,
     /// The shard's folder.
     pub(crate) directory: PathBuf,
+    /// Components of a vector.
+    pub(crate) dimension: usize,
     /// What it is built to.
-    pub(crate) plan: Plan,
+    pub(crate) work: Work,
     /// Whose live rows it gets.
     pub(crate) origins: Vec<Origin>,
     /// Set when the shard is closed.
@@ -79,19 +102,32 @@ pub(crate) struct Built {
 /// The live rows of some origins, ascending by chunk id.
 struct Gathered<'a> {
     origins: &'a [Origin],
+    /// Of each origin, the codes of its rows if they are of the generation that is built to.
+    codes: Vec<Option<RowCodes>>,
+    code_bytes: usize,
     /// Chunk, origin, row: 24 bytes a row while the segment is built.
     order: Vec<(ChunkId, u32, u32)>,
 }
 
 impl<'a> Gathered<'a> {
-    fn new(origins: &'a [Origin]) -> Self {
+    fn new(origins: &'a [Origin], layout: &Layout) -> Self {
         let mut order = Vec::with_capacity(origins.iter().map(|origin| origin.live().live()).sum());
         for (origin, number) in origins.iter().zip(0..) {
             let rows = origin.live().iter();
             order.extend(rows.map(|row| (origin.chunk(row), number, row as u32)));
         }
         order.sort_unstable();
-        Self { origins, order }
+        let generation = match layout {
+            Layout::Coded(generation) => Some(generation),
+            Layout::Whole | Layout::Lists(_) => None,
+        };
+        let codes = |origin: &Origin| origin.codes(generation?);
+        Self {
+            origins,
+            codes: origins.iter().map(codes).collect(),
+            code_bytes: generation.map_or(0, |it| it.code_bytes()),
+            order,
+        }
     }
 }
 
@@ -108,18 +144,65 @@ impl RowsInOrder for Gathered<'_> {
         let (_, origin, row) = self.order[row];
         self.origins[origin as usize].vector(row as usize)
     }
+
+    fn code(&self, row: usize) -> Option<(u32, &[u8])> {
+        let (_, origin, row) = self.order[row];
+        let codes = self.codes[origin as usize].as_ref()?;
+        let row = row as usize;
+        let code = &codes.codes[row * self.code_bytes..][..self.code_bytes];
+        Some((codes.lists[row], code))
+    }
+}
+
+/// Trains a generation on rows spread evenly over all that are live: ids are hashes, so their order is no
+/// order of the vectors.
+fn train(number: u64, dimension: usize, origins: &[Origin]) -> Result<Generation, Unbuilt> {
+    let rows: usize = origins.iter().map(|origin| origin.live().live()).sum();
+    let wanted = Generation::sample_rows(rows).max(1);
+    let mut sample = Vec::with_capacity(wanted * dimension);
+    let (mut seen, mut next) = (0, 0);
+    for origin in origins {
+        for row in origin.live().iter() {
+            if seen == next * rows / wanted {
+                let start = sample.len();
+                sample.resize(start + dimension, 0.0);
+                let vector = origin.vector(row);
+                vector.convert_to_f32_slice(&mut sample[start..]);
+                next += 1;
+            }
+            seen += 1;
+        }
+    }
+    Ok(Generation::train(number, dimension, rows, &sample)?)
 }
 
 impl Job {
+    fn build(&self) -> Result<Segment, Unbuilt> {
+        let layout = match &self.work {
+            Work::Build(layout) => layout.clone(),
+            Work::Train(sample) => {
+                let generation = train(self.id.0, self.dimension, sample)?;
+                Layout::Coded(Arc::new(generation))
+            }
+        };
+        let rows = Gathered::new(&self.origins, &layout);
+        let (directory, id) = (&self.directory, self.id);
+        Segment::build(
+            directory,
+            id,
+            self.dimension,
+            &layout,
+            &rows,
+            &self.cancelled,
+        )
+    }
+
     /// Builds and answers.
     pub(crate) fn run(self) {
         if self.cancelled.load(Ordering::Relaxed) {
             return;
         }
-        let built = catch_unwind(AssertUnwindSafe(|| {
-            let rows = Gathered::new(&self.origins);
-            Segment::build(&self.directory, self.id, self.plan, &rows, &self.cancelled)
-        }));
+        let built = catch_unwind(AssertUnwindSafe(|| self.build()));
         let result = match built {
             Ok(Ok(segment)) => Ok(segment),
             Ok(Err(Unbuilt::Cancelled)) => return,

@@ -7,7 +7,7 @@ use crate::builder::Builder;
 use crate::files;
 use crate::head::Head;
 use crate::read::{Held, ShardRead};
-use crate::segment::Segment;
+use crate::segment::{OpenGenerations, Segment};
 use crate::shard::{Shard, check_dimension};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,10 +25,33 @@ pub struct FaissOptions {
     /// Full heads that may wait to be sealed (at least 1) before [`VectorIndex::insert`] waits for
     /// the builder. They are scanned by every query, and each takes 6 MiB at 384 dimensions.
     pub frozen_heads_max: usize,
-    /// Rows up to which a sealed segment is scanned whole. With the lists that real embeddings need
-    /// for a recall of 0.98, probing lists of 8k rows costs nearly as much as scanning them all;
-    /// and a sealed head then needs no training.
+    /// Rows up to which a shard has no codes and its segments are scanned whole: training pays from some
+    /// thousand rows on.
     pub flat_rows_max: usize,
+    /// How sealed rows are found.
+    pub quantization: Quantization,
+}
+
+/// How rows of sealed segments are found. Scores are computed from the stored vectors in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Quantization {
+    /// Inverted lists of 4-bit product codes, 48 bytes a row at 384 dimensions, read in place.
+    #[default]
+    Pq,
+    /// FAISS's inverted lists of bytes: a byte a component in memory, trained for each segment.
+    Sq8,
+    /// FAISS's inverted lists of the vectors themselves: two bytes a component in memory.
+    Fp16,
+    /// Every query looks at every row.
+    Flat,
+}
+
+impl FaissOptions {
+    /// Rows up to which a segment of a shard that has codes is scanned whole: as long as choosing lists
+    /// takes.
+    pub(crate) fn whole_rows_max(self) -> usize {
+        self.flat_rows_max.min(1024)
+    }
 }
 
 impl Default for FaissOptions {
@@ -37,6 +60,7 @@ impl Default for FaissOptions {
             head_rows_max: 8192,
             frozen_heads_max: 8,
             flat_rows_max: 10_000,
+            quantization: Quantization::Pq,
         }
     }
 }
@@ -184,8 +208,9 @@ fn open_segments(
     state: &ShardState,
 ) -> Result<Vec<Held>, IndexError> {
     let mut segments = Vec::with_capacity(state.segments.len());
+    let mut generations = OpenGenerations::new();
     for manifest in &state.segments {
-        let segment = Segment::open(directory, manifest.clone(), dimension)?;
+        let segment = Segment::open(directory, manifest.clone(), dimension, &mut generations)?;
         let mut live = Bitmap::all(segment.rows());
         let rows = state.tombstones.iter().filter(|(id, _)| *id == manifest.id);
         for (_, row) in rows {

@@ -43,6 +43,16 @@ pub(crate) fn index_name(id: SegmentId) -> String {
     format!("segment-{:016x}.faiss", id.0)
 }
 
+/// The name of a segment's codes.
+pub(crate) fn codes_name(id: SegmentId) -> String {
+    format!("segment-{:016x}.codes", id.0)
+}
+
+/// The name of a segment's generation.
+pub(crate) fn generation_name(id: SegmentId) -> String {
+    format!("segment-{:016x}.generation", id.0)
+}
+
 /// A file while it is written; it is removed if it is dropped before [`Part::publish`].
 pub(crate) struct Part {
     path: PathBuf,

@@ -6,7 +6,7 @@
 //! commit that names new files, and snapshots that must not move meanwhile.
 
 use crate::builder::{Builder, Job};
-use crate::factory::{FaissOptions, open_shard};
+use crate::factory::{FaissOptions, Quantization, open_shard};
 use crate::shard::Shard;
 use crate::tiers::SEGMENTS_MAX;
 use std::collections::{BTreeMap, HashSet};
@@ -99,6 +99,7 @@ fn open(directory: &Path, state: ShardState) -> (Shard, Receiver<Job>, Receiver<
         frozen_heads_max: 1000,
         // Lists for segments of all sizes: they are so few that all of them are probed.
         flat_rows_max: 30,
+        quantization: Quantization::Pq,
     };
     let shard = open_shard(directory, DIMENSION, state, options, Arc::new(builder));
     (shard.unwrap(), seals, merges)

@@ -1,9 +1,9 @@
 //! Vector index shards over FAISS: exact as of an epoch, under constant change.
 //!
-//! A shard is a flat fp16 **head** of its newest rows and a few sealed **segments**, each a FAISS
-//! index (inverted lists over fp16 vectors, inner product) and a file of ids and vectors. Deletes
-//! are bits in a bitmap a segment and epoch; segments never change. Building and merging segments
-//! happens on background threads; readers hold immutable snapshots.
+//! A shard is a flat fp16 **head** of its newest rows and a few sealed **segments**, each a file of ids and
+//! vectors and one of product codes in inverted lists. The centroids and codebook, trained by FAISS, are
+//! those of a **generation** of segments. Deletes are bits in a bitmap a segment and epoch; segments never
+//! change. Building and merging segments happens on background threads; readers hold immutable snapshots.
 //!
 //! | module | what |
 //! | --- | --- |
@@ -11,7 +11,9 @@
 //! | `shard` | the write half and the order of events |
 //! | `read` | the read half |
 //! | `head`, `bitmap` | copy-on-write rows and live bits |
-//! | `segment`, `rows`, `files` | sealed rows on disk |
+//! | `segment`, `rows`, `codes`, `files` | sealed rows on disk |
+//! | `generation` | what segments trained together share |
+//! | `scan`, `coded` | finding coded rows near a query |
 //! | `builder`, `tiers` | background work, and what is merged when |
 //! | `dot`, `top` | scores and their order |
 //! | `library` | the boundary to FAISS |
@@ -22,21 +24,25 @@
 
 mod bitmap;
 mod builder;
+mod coded;
+mod codes;
 mod dot;
 mod ending;
 mod factory;
 mod files;
+mod generation;
 mod head;
 mod library;
 mod read;
 mod rows;
+mod scan;
 mod segment;
 mod shard;
 mod tiers;
 mod top;
 
 pub use ending::end_process;
-pub use factory::{FaissFactory, FaissOptions};
+pub use factory::{FaissFactory, FaissOptions, Quantization};
 
 #[cfg(test)]
 mod interleavings;

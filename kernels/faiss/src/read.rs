@@ -4,7 +4,9 @@
 //! copies, and what they hold is freed when the last of them is done.
 
 use crate::bitmap::Bitmap;
+use crate::coded::{self, CodedSegment, Effort};
 use crate::dot::Query;
+use crate::generation::Generation;
 use crate::head::{HeadView, embedding};
 use crate::segment::Segment;
 use crate::top::Top;
@@ -38,6 +40,28 @@ pub(crate) struct ShardRead {
     pub(crate) segments: Vec<Held>,
 }
 
+impl ShardRead {
+    /// The coded segments by their generations: one, or a few while a new one takes over.
+    fn coded(&self) -> Vec<(&Generation, Vec<CodedSegment<'_>>)> {
+        let mut groups: Vec<(&Generation, Vec<CodedSegment<'_>>)> = Vec::new();
+        for held in self.segments.iter().filter(|held| held.live.live() > 0) {
+            let coded = held
+                .segment
+                .generation()
+                .zip(held.segment.coded(&held.live));
+            let Some((generation, segment)) = coded else {
+                continue;
+            };
+            let own = |group: &&mut (&Generation, _)| group.0.number() == generation.number();
+            match groups.iter_mut().find(own) {
+                Some(group) => group.1.push(segment),
+                None => groups.push((generation, vec![segment])),
+            }
+        }
+        groups
+    }
+}
+
 impl VectorIndexRead for ShardRead {
     fn rows(&self) -> usize {
         let heads: usize = self.heads.iter().map(HeadView::rows).sum();
@@ -64,9 +88,13 @@ impl VectorIndexRead for ShardRead {
             head.search(&query, &mut top);
         }
         for held in &self.segments {
-            if held.live.live() > 0 {
+            if held.live.live() > 0 && held.segment.generation().is_none() {
                 held.segment.search(&query, k, &held.live, &mut top);
             }
+        }
+        for (generation, segments) in self.coded() {
+            let effort = Effort::for_lists(generation.lists());
+            coded::search(generation, &segments, &query, k, effort, &mut top);
         }
         top.finish()
     }

@@ -50,6 +50,10 @@ pub(crate) trait RowsInOrder {
     fn chunk(&self, row: usize) -> ChunkId;
     /// The vector of a row.
     fn vector(&self, row: usize) -> &[f16];
+    /// The list and the code of a row, where it has been coded for the generation it is written for.
+    fn code(&self, _row: usize) -> Option<(u32, &[u8])> {
+        None
+    }
 }
 
 /// Writes a rows file. It is not synced.
@@ -232,6 +236,19 @@ impl Rows {
             }
         }
         (low < self.rows && self.chunk(low) == *chunk).then_some(low)
+    }
+
+    /// Asks for the vector of a row that will be read soon: it lies anywhere in the mapping, and waiting for
+    /// memory once a row is what scoring candidates takes most of its time for.
+    pub(crate) fn prefetch(&self, row: usize) {
+        #[cfg(target_arch = "x86_64")]
+        for line in self.vector(row).chunks(32) {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: a hint that reads nothing; the address is one of the mapping.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast::<i8>()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = row;
     }
 
     /// The vector of a row.

@@ -1,20 +1,25 @@
-//! A sealed segment: immutable rows, and FAISS's inverted lists over them if they are many.
+//! A sealed segment: immutable rows, and a way to those near a query if they are many.
 //!
-//! Row numbers of the rows file and of the FAISS index are the same. FAISS names candidates; their
+//! Row numbers of the rows file and of what leads to them are the same. Codes or FAISS name candidates; their
 //! scores are computed from the rows file, by the same code that scans the head.
 //!
 //! Invariant: what is served was read back from the very files that the manifest names.
 
 use crate::bitmap::Bitmap;
+use crate::coded::CodedSegment;
+use crate::codes::{self, Codes, RowCodes};
 use crate::dot::Query;
 use crate::files::{self, Part, damaged};
+use crate::generation::Generation;
 use crate::library::{Index, LibraryError, Recipe};
 use crate::rows::{self, Rows, RowsInOrder};
 use crate::top::Top;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use memmap2::Mmap;
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use vectide_model::{ChunkId, IndexError, ScoredChunk, SegmentId, SegmentManifest};
 
@@ -47,8 +52,18 @@ const ROUNDING: f32 = 1e-5;
 pub(crate) struct Segment {
     manifest: SegmentManifest,
     rows: Rows,
-    /// None for a segment that is scanned whole.
-    index: Option<Index>,
+    way: Way,
+}
+
+/// How rows near a query are found.
+#[derive(Debug)]
+enum Way {
+    /// All rows are looked at.
+    Whole,
+    /// FAISS's own lists, trained for this segment.
+    Lists(Index),
+    /// Codes by a generation.
+    Coded(Arc<Generation>, Codes),
 }
 
 /// Lists for a number of rows: more would make training and comparing with the centroids the greater
@@ -58,13 +73,18 @@ fn lists_for(rows: usize) -> usize {
 }
 
 /// What a segment is built to.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Plan {
-    /// Components of a vector.
-    pub(crate) dimension: usize,
-    /// Rows up to which a segment has no lists and is scanned whole.
-    pub(crate) flat_rows_max: usize,
+#[derive(Clone, Debug)]
+pub(crate) enum Layout {
+    /// Rows alone.
+    Whole,
+    /// FAISS's inverted lists of this kind of code.
+    Lists(&'static str),
+    /// Codes by a generation.
+    Coded(Arc<Generation>),
 }
+
+/// Generations that are open, by the checksum of their files: segments share them.
+pub(crate) type OpenGenerations = HashMap<[u8; 32], Arc<Generation>>;
 
 /// Why a build gave no segment.
 #[derive(Debug)]
@@ -81,33 +101,49 @@ impl From<IndexError> for Unbuilt {
     }
 }
 
+impl From<LibraryError> for Unbuilt {
+    fn from(error: LibraryError) -> Self {
+        Self::Failed(IndexError {
+            fact: format!("building a segment failed: {}", error.0),
+            hint: "this is a shortage of memory or disk, or a defect: the committed state is \
+                   intact, start again"
+                .into(),
+        })
+    }
+}
+
 impl Segment {
     /// Builds and writes a segment of `source`'s rows (at least one); its files are synced and under
     /// their final names when this returns.
     pub(crate) fn build(
         directory: &Path,
         id: SegmentId,
-        plan: Plan,
+        dimension: usize,
+        layout: &Layout,
         source: &dyn RowsInOrder,
         cancelled: &AtomicBool,
     ) -> Result<Self, Unbuilt> {
-        let dimension = plan.dimension;
-        let rows_name = files::rows_name(id);
-        let rows_part = Part::new(directory, &rows_name);
-        rows::write(rows_part.path(), dimension, source)?;
-        let mut parts = vec![(rows_name, rows_part)];
-        if source.rows() > plan.flat_rows_max {
-            let name = files::index_name(id);
+        let mut parts = Vec::new();
+        let mut part = |name: String| {
             let part = Part::new(directory, &name);
-            build_index(&part, dimension, source, cancelled).map_err(|error| {
-                Unbuilt::Failed(IndexError {
-                    fact: format!("building segment {:016x} failed: {}", id.0, error.0),
-                    hint: "this is a shortage of memory or disk, or a defect: the committed state \
-                           is intact, start again"
-                        .into(),
-                })
-            })?;
+            let path = part.path().to_owned();
             parts.push((name, part));
+            path
+        };
+        rows::write(&part(files::rows_name(id)), dimension, source)?;
+        match layout {
+            Layout::Whole => {}
+            Layout::Lists(kind) => {
+                let path = part(files::index_name(id));
+                build_index(&path, dimension, kind, source, cancelled)?;
+            }
+            Layout::Coded(generation) => {
+                let coded = code_all(generation, source, cancelled)?;
+                let path = part(files::codes_name(id));
+                codes::write(&path, generation.parts(), generation.lists(), &coded)?;
+                let name = files::generation_name(id);
+                generation.link(&part(name.clone()), &directory.join(name))?;
+            }
         }
         if cancelled.load(Ordering::Relaxed) {
             return Err(Unbuilt::Cancelled);
@@ -124,7 +160,20 @@ impl Segment {
             rows: source.rows() as u32,
             files,
         };
-        Ok(Self::assemble(directory, manifest, dimension, maps)?)
+        let mut maps = maps.into_iter();
+        let rows = read_rows(directory, &manifest, dimension, maps.next())?;
+        let way = match layout {
+            Layout::Whole => Way::Whole,
+            Layout::Lists(_) => read_lists(directory, id, &rows, dimension, maps.next())?,
+            Layout::Coded(generation) => {
+                read_codes(directory, id, &rows, generation.clone(), maps.next())?
+            }
+        };
+        Ok(Self {
+            manifest,
+            rows,
+            way,
+        })
     }
 
     /// Opens a committed segment, verifying its files.
@@ -132,45 +181,41 @@ impl Segment {
         directory: &Path,
         manifest: SegmentManifest,
         dimension: usize,
+        generations: &mut OpenGenerations,
     ) -> Result<Self, IndexError> {
-        let mut names = vec![files::rows_name(manifest.id)];
-        let index_name = files::index_name(manifest.id);
-        if manifest.files.iter().any(|file| file.0 == index_name) {
-            names.push(index_name);
-        }
-        let mut maps = Vec::new();
-        for name in names {
-            let (path, length, checksum) = files::manifest_entry(directory, &manifest, &name)?;
-            maps.push(files::map_verified(&path, length, checksum)?);
-        }
-        Self::assemble(directory, manifest, dimension, maps)
-    }
-
-    /// Reads the mapped rows file and, if there is one, index file.
-    fn assemble(
-        directory: &Path,
-        manifest: SegmentManifest,
-        dimension: usize,
-        maps: Vec<Mmap>,
-    ) -> Result<Self, IndexError> {
-        let mut maps = maps.into_iter();
-        let rows_path = directory.join(files::rows_name(manifest.id));
-        let rows_map = maps
-            .next()
-            .ok_or_else(|| damaged(&rows_path, "was not read"))?;
-        let rows = Rows::new(rows_map, &rows_path, dimension)?;
-        if rows.rows() != manifest.rows as usize {
-            let detail = format!("has {} rows, the manifest {}", rows.rows(), manifest.rows);
-            return Err(damaged(&rows_path, detail));
-        }
-        let index_path = directory.join(files::index_name(manifest.id));
-        let index = maps
-            .next()
-            .map(|map| read_index(&map, &index_path, &rows, dimension));
+        let id = manifest.id;
+        let has = |name: &str| manifest.files.iter().any(|file| file.0 == name);
+        let map = |name: &str| {
+            let (path, length, checksum) = files::manifest_entry(directory, &manifest, name)?;
+            let map = files::map_verified(&path, length, checksum)?;
+            Ok::<_, IndexError>((map, *checksum))
+        };
+        let rows_map = map(&files::rows_name(id))?.0;
+        let rows = read_rows(directory, &manifest, dimension, Some(rows_map))?;
+        let (index_name, codes_name) = (files::index_name(id), files::codes_name(id));
+        let way = if has(&index_name) {
+            let map = map(&index_name)?.0;
+            read_lists(directory, id, &rows, dimension, Some(map))?
+        } else if has(&codes_name) {
+            let name = files::generation_name(id);
+            let (bytes, checksum) = map(&name)?;
+            let generation = match generations.get(&checksum) {
+                Some(generation) => generation.clone(),
+                None => {
+                    let path = directory.join(name);
+                    let generation = Arc::new(Generation::read(&bytes, &path, dimension)?);
+                    generations.insert(checksum, generation.clone());
+                    generation
+                }
+            };
+            read_codes(directory, id, &rows, generation, Some(map(&codes_name)?.0))?
+        } else {
+            Way::Whole
+        };
         Ok(Self {
             manifest,
             rows,
-            index: index.transpose()?,
+            way,
         })
     }
 
@@ -204,6 +249,34 @@ impl Segment {
         self.rows.vector(row)
     }
 
+    /// The generation whose codes it has.
+    pub(crate) fn generation(&self) -> Option<&Arc<Generation>> {
+        match &self.way {
+            Way::Coded(generation, _) => Some(generation),
+            Way::Whole | Way::Lists(_) => None,
+        }
+    }
+
+    /// What is searched together with the other segments of its generation.
+    pub(crate) fn coded<'a>(&'a self, live: &'a Bitmap) -> Option<CodedSegment<'a>> {
+        match &self.way {
+            Way::Coded(_, codes) => Some(CodedSegment {
+                codes,
+                rows: &self.rows,
+                live,
+            }),
+            Way::Whole | Way::Lists(_) => None,
+        }
+    }
+
+    /// The list and the code of each row.
+    pub(crate) fn row_codes(&self) -> Option<RowCodes> {
+        match &self.way {
+            Way::Coded(_, codes) => Some(codes.by_row()),
+            Way::Whole | Way::Lists(_) => None,
+        }
+    }
+
     /// Lists to probe for `k` hits.
     fn probes(lists: usize, k: usize, live: usize) -> usize {
         let for_recall = PROBES_MIN.max(lists.div_ceil(PROBE_SHARE));
@@ -215,7 +288,7 @@ impl Segment {
     /// Offers the best `k` of the live rows, and perhaps others.
     pub(crate) fn search(&self, query: &Query<'_>, k: usize, live: &Bitmap, top: &mut Top) {
         let k = k.min(live.live());
-        let Some(index) = &self.index else {
+        let Way::Lists(index) = &self.way else {
             return self.scan(query, live, top);
         };
         let probes = Self::probes(index.lists(), k, live.live());
@@ -274,24 +347,82 @@ impl Segment {
 }
 
 fn build_index(
-    part: &Part,
+    path: &Path,
     dimension: usize,
+    kind: &str,
     source: &dyn RowsInOrder,
     cancelled: &AtomicBool,
 ) -> Result<(), LibraryError> {
-    let index = train(dimension, source)?;
+    let index = train(dimension, kind, source)?;
     let index = add_all(index, source, cancelled)?;
-    index.write(part.path())
+    index.write(path)
 }
 
-fn read_index(
-    bytes: &[u8],
-    path: &Path,
+/// The codes of all rows: those that rows bring along, and new ones for the others.
+fn code_all(
+    generation: &Generation,
+    source: &dyn RowsInOrder,
+    cancelled: &AtomicBool,
+) -> Result<RowCodes, LibraryError> {
+    let (rows, width) = (source.rows(), generation.code_bytes());
+    let mut coded = RowCodes {
+        lists: vec![0; rows],
+        codes: vec![0; rows * width],
+    };
+    let mut set = |row: usize, list: u32, code: &[u8]| {
+        coded.lists[row] = list;
+        coded.codes[row * width..][..width].copy_from_slice(code);
+    };
+    let (mut left, mut batch) = (Vec::new(), Vec::new());
+    for row in 0..rows {
+        match source.code(row) {
+            Some((list, code)) => set(row, list, code),
+            None => left.push(row),
+        }
+    }
+    for rows in left.chunks(ADD_ROWS) {
+        if cancelled.load(Ordering::Relaxed) {
+            break;
+        }
+        widen(source, rows.iter().copied(), &mut batch);
+        let (lists, codes) = generation.encode(&batch)?;
+        let codes = codes.chunks_exact(width);
+        for ((row, list), code) in rows.iter().zip(lists).zip(codes) {
+            set(*row, list, code);
+        }
+    }
+    Ok(coded)
+}
+
+fn read_rows(
+    directory: &Path,
+    manifest: &SegmentManifest,
+    dimension: usize,
+    map: Option<Mmap>,
+) -> Result<Rows, IndexError> {
+    let path = directory.join(files::rows_name(manifest.id));
+    let rows = Rows::new(given(map, &path)?, &path, dimension)?;
+    if rows.rows() != manifest.rows as usize {
+        let detail = format!("has {} rows, the manifest {}", rows.rows(), manifest.rows);
+        return Err(damaged(&path, detail));
+    }
+    Ok(rows)
+}
+
+fn given(map: Option<Mmap>, path: &Path) -> Result<Mmap, IndexError> {
+    map.ok_or_else(|| damaged(path, "was not read"))
+}
+
+fn read_lists(
+    directory: &Path,
+    id: SegmentId,
     rows: &Rows,
     dimension: usize,
-) -> Result<Index, IndexError> {
-    let index = Index::read(bytes)
-        .map_err(|error| damaged(path, format_args!("is refused: {}", error.0)))?;
+    map: Option<Mmap>,
+) -> Result<Way, IndexError> {
+    let path = directory.join(files::index_name(id));
+    let index = Index::read(&given(map, &path)?)
+        .map_err(|error| damaged(&path, format_args!("is refused: {}", error.0)))?;
     if (index.rows(), index.dimension()) != (rows.rows(), dimension) {
         let detail = format!(
             "holds {} rows of {} dimensions, its rows file {} of {dimension}",
@@ -299,11 +430,30 @@ fn read_index(
             index.dimension(),
             rows.rows(),
         );
-        return Err(damaged(path, detail));
+        return Err(damaged(&path, detail));
     }
-    Ok(index)
+    Ok(Way::Lists(index))
 }
 
+fn read_codes(
+    directory: &Path,
+    id: SegmentId,
+    rows: &Rows,
+    generation: Arc<Generation>,
+    map: Option<Mmap>,
+) -> Result<Way, IndexError> {
+    let path = directory.join(files::codes_name(id));
+    let codes = Codes::new(given(map, &path)?, &path)?;
+    let found = (codes.rows(), codes.lists(), codes.parts());
+    let expected = (rows.rows(), generation.lists(), generation.parts());
+    if found != expected {
+        let detail = format!("has (rows, lists, parts) {found:?} where {expected:?} belong");
+        return Err(damaged(&path, detail));
+    }
+    Ok(Way::Coded(generation, codes))
+}
+
+/// Rows as FAISS takes them, one after the other.
 fn widen(source: &dyn RowsInOrder, rows: impl Iterator<Item = usize>, into: &mut Vec<f32>) {
     into.clear();
     for row in rows {
@@ -316,7 +466,7 @@ fn widen(source: &dyn RowsInOrder, rows: impl Iterator<Item = usize>, into: &mut
 
 /// Trains on rows spread evenly over the segment; ids are hashes, so their order is no order of the
 /// vectors.
-fn train(dimension: usize, source: &dyn RowsInOrder) -> Result<Index, LibraryError> {
+fn train(dimension: usize, kind: &str, source: &dyn RowsInOrder) -> Result<Index, LibraryError> {
     let (rows, lists) = (source.rows(), lists_for(source.rows()));
     let wanted = (lists * TRAINING_ROWS_PER_LIST)
         .clamp(1, TRAINING_ROWS_MAX)
@@ -327,7 +477,7 @@ fn train(dimension: usize, source: &dyn RowsInOrder) -> Result<Index, LibraryErr
         (0..wanted).map(|at| at * rows / wanted),
         &mut training,
     );
-    let description = format!("IVF{lists},SQfp16");
+    let description = format!("IVF{lists},{kind}");
     let recipe = Recipe {
         dimension,
         description: &description,

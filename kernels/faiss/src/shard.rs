@@ -23,12 +23,13 @@
 //! Invariant: each live chunk has exactly one live row, over all heads and segments.
 
 use crate::bitmap::Bitmap;
-use crate::builder::{Builder, Built, Job, Origin};
-use crate::factory::FaissOptions;
+use crate::builder::{Builder, Built, Job, Origin, Work};
+use crate::factory::{FaissOptions, Quantization};
 use crate::files;
+use crate::generation::{GROWTH, Generation};
 use crate::head::Head;
 use crate::read::{Held, ShardRead};
-use crate::segment::{Plan, Segment};
+use crate::segment::{Layout, Segment};
 use crate::tiers::{self, Size};
 use rustc_hash::FxHashMap;
 use std::path::PathBuf;
@@ -193,7 +194,8 @@ impl Shard {
         }
         self.wait_for_frozen_heads();
         let id = self.take_id();
-        let job = self.job(id, vec![Origin::Head(self.open.view().clone())]);
+        let work = Work::Build(self.layout(live.live()));
+        let job = self.job(id, work, vec![Origin::Head(self.open.view().clone())]);
         let head = std::mem::replace(
             &mut self.open,
             Head::new(self.dimension, self.options.head_rows_max),
@@ -220,14 +222,55 @@ impl Shard {
         }
     }
 
-    fn job(&self, id: SegmentId, origins: Vec<Origin>) -> Job {
+    /// The generation that segments are coded by: the newest one.
+    fn generation(&self) -> Option<&Arc<Generation>> {
+        let generations = self
+            .segments
+            .iter()
+            .filter_map(|it| it.segment.generation());
+        generations.max_by_key(|generation| generation.number())
+    }
+
+    /// What a segment of so many rows is built to.
+    fn layout(&self, rows: usize) -> Layout {
+        let is_small = rows <= self.options.flat_rows_max;
+        match self.options.quantization {
+            Quantization::Pq => match self.generation() {
+                Some(generation) if rows > self.options.whole_rows_max() => {
+                    Layout::Coded(generation.clone())
+                }
+                _ => Layout::Whole,
+            },
+            Quantization::Sq8 if !is_small => Layout::Lists("SQ8"),
+            Quantization::Fp16 if !is_small => Layout::Lists("SQfp16"),
+            _ => Layout::Whole,
+        }
+    }
+
+    /// Whether a first generation is wanted, or one for a shard that has grown.
+    fn is_training_due(&self, live: usize) -> bool {
+        let outgrown = |it: &Arc<Generation>| live >= it.rows().saturating_mul(GROWTH);
+        self.options.quantization == Quantization::Pq
+            && live > self.options.flat_rows_max
+            && self.generation().is_none_or(outgrown)
+    }
+
+    /// Whether a segment is to be coded anew.
+    fn is_stale(&self, held: &Held) -> bool {
+        let own = held.segment.generation().map(|it| it.number());
+        self.options.quantization == Quantization::Pq
+            && held.live.live() > self.options.whole_rows_max()
+            && self
+                .generation()
+                .is_some_and(|newest| own != Some(newest.number()))
+    }
+
+    fn job(&self, id: SegmentId, work: Work, origins: Vec<Origin>) -> Job {
         Job {
             id,
             directory: self.directory.clone(),
-            plan: Plan {
-                dimension: self.dimension,
-                flat_rows_max: self.options.flat_rows_max,
-            },
+            dimension: self.dimension,
+            work,
             origins,
             cancelled: self.cancelled.clone(),
             reply: self.replies.clone(),
@@ -350,23 +393,33 @@ impl Shard {
         let size = |held: &Held| Size {
             rows: held.segment.rows(),
             live: held.live.live(),
+            is_stale: self.is_stale(held),
         };
-        let alive: Vec<&Held> = self
+        let mut alive: Vec<&Held> = self
             .segments
             .iter()
             .filter(|held| held.live.live() > 0)
             .collect();
+        alive.sort_by_key(|held| held.live.live());
         let sizes: Vec<Size> = alive.iter().map(|held| size(held)).collect();
-        let Some(chosen) = tiers::plan(&sizes, self.options.head_rows_max) else {
+        let live = sizes.iter().map(|size| size.live).sum();
+        let is_training_due = self.is_training_due(live);
+        let first = || (0..alive.len().min(tiers::FAN_IN)).collect();
+        let planned = tiers::plan(&sizes, self.options.head_rows_max);
+        let Some(chosen) = planned.or_else(|| is_training_due.then(first)) else {
             return Ok(());
         };
         let inputs: Vec<Held> = chosen.into_iter().map(|at| alive[at].clone()).collect();
-        let origins = inputs
-            .iter()
-            .map(|held| Origin::Segment(held.segment.clone(), held.live.clone()))
-            .collect();
+        let origin = |held: &Held| Origin::Segment(held.segment.clone(), held.live.clone());
+        let work = if is_training_due {
+            Work::Train(alive.iter().map(|held| origin(held)).collect())
+        } else {
+            let rows = inputs.iter().map(|held| held.live.live()).sum();
+            Work::Build(self.layout(rows))
+        };
+        let origins = inputs.iter().map(origin).collect();
         let id = self.take_id();
-        self.builder.merge(self.job(id, origins))?;
+        self.builder.merge(self.job(id, work, origins))?;
         self.merging = Some(Merging { id, inputs });
         Ok(())
     }

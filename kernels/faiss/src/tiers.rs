@@ -2,14 +2,14 @@
 //!
 //! Segments fall into tiers by their live rows, each tier [`FAN_IN`] times the size of the one
 //! below. A tier that has filled up is merged into one segment of the next, so that each row is
-//! written once a tier; a segment with many dead rows is written anew; and a shard with too many
-//! segments merges its smallest.
+//! written once a tier; a segment with many dead rows or of an earlier generation is written anew; and a
+//! shard with too many segments merges its smallest.
 //!
 //! Invariant: with no new rows, planning and merging ends, at no more than [`SEGMENTS_MAX`] segments
 //! and none with [`DEAD_SHARE_MAX`] dead rows or more.
 
 /// Segments of one tier that are merged: of 1M rows each is then written 3 or 4 times.
-const FAN_IN: usize = 4;
+pub(crate) const FAN_IN: usize = 4;
 /// Segments of one tier merged at once when merging lags behind, as in a bulk load.
 const MERGED_AT_ONCE_MAX: usize = 32;
 /// Segments a shard should have: a query searches each.
@@ -24,6 +24,8 @@ pub(crate) struct Size {
     pub(crate) rows: usize,
     /// Live rows.
     pub(crate) live: usize,
+    /// Whether it is of an earlier generation than the newest.
+    pub(crate) is_stale: bool,
 }
 
 impl Size {
@@ -48,8 +50,9 @@ pub(crate) fn plan(sizes: &[Size], head_rows_max: usize) -> Option<Vec<usize>> {
             return Some(tier.iter().copied().take(MERGED_AT_ONCE_MAX).collect());
         }
     }
-    if let Some(worn) = order.iter().find(|at| sizes[**at].is_worn()) {
-        return Some(vec![*worn]);
+    let is_due = |at: &&usize| sizes[**at].is_worn() || sizes[**at].is_stale;
+    if let Some(due) = order.iter().find(is_due) {
+        return Some(vec![*due]);
     }
     (sizes.len() > SEGMENTS_MAX).then(|| order[..FAN_IN].to_vec())
 }
@@ -66,7 +69,11 @@ mod tests {
         for at in chosen.into_iter().rev() {
             sizes.remove(at);
         }
-        sizes.push(Size { rows: live, live });
+        sizes.push(Size {
+            rows: live,
+            live,
+            is_stale: false,
+        });
         live
     }
 
@@ -78,6 +85,7 @@ mod tests {
             sizes.push(Size {
                 rows: head,
                 live: head,
+                is_stale: false,
             });
             while let Some(chosen) = plan(&sizes, head) {
                 written += merge(&mut sizes, &chosen);
@@ -96,10 +104,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn planning_ends(given in prop::collection::vec((1..200_000_usize, 0..100_usize), 0..60)) {
+        fn planning_ends(given in prop::collection::vec((1..200_000_usize, 0..100_usize, any::<bool>()), 0..60)) {
             let mut sizes: Vec<Size> = given
                 .iter()
-                .map(|(rows, dead)| Size { rows: *rows, live: (rows * (100 - dead) / 100).max(1) })
+                .map(|(rows, dead, is_stale)| Size {
+                    rows: *rows,
+                    live: (rows * (100 - dead) / 100).max(1),
+                    is_stale: *is_stale,
+                })
                 .collect();
             let mut steps = 0;
             while let Some(chosen) = plan(&sizes, 1000) {
@@ -108,7 +120,7 @@ mod tests {
                 prop_assert!(steps < 200, "{sizes:?}");
             }
             prop_assert!(sizes.len() <= SEGMENTS_MAX);
-            prop_assert!(sizes.iter().all(|size| !size.is_worn()));
+            prop_assert!(sizes.iter().all(|size| !size.is_worn() && !size.is_stale));
         }
     }
 }

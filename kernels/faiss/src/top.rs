@@ -32,9 +32,16 @@ impl Top {
     /// Offers a hit.
     #[inline]
     pub(crate) fn offer(&mut self, chunk: ChunkId, score: f32) {
+        self.offer_row(score, || chunk);
+    }
+
+    /// Offers a hit whose id is only looked up if the score is good enough.
+    #[inline]
+    pub(crate) fn offer_row(&mut self, score: f32, chunk: impl FnOnce() -> ChunkId) {
         // So that -0.0 and 0.0, equal scores, are ordered by chunk id.
         let score = score + 0.0;
         if score >= self.floor {
+            let chunk = chunk();
             self.hits.push(ScoredChunk { chunk, score });
             // At twice k, so that cutting costs a constant a hit.
             if self.hits.len() >= self.k.saturating_mul(2).max(32) {

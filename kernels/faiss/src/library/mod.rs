@@ -3,6 +3,10 @@
 //! Invariant: an [`Index`] is only changed through `&mut self`, and nothing that FAISS holds refers
 //! to memory of ours after a call has returned: vectors are copied in, bitmaps live for one search.
 
+mod encoder;
+
+pub(crate) use encoder::{Encoder, Shape, TrainingLimits, train};
+
 // The library itself: linked because this crate names it.
 use faiss_sys as _;
 
