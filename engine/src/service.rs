@@ -15,9 +15,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use vectide_model::{
-    Answer, ChunkId, ChunkSpan, DocumentChunk, DocumentView, Embedder, EmbeddingsAnswer, Hit,
-    IndexStatus, Lane, ModelIdentity, PositionProbe, Positions, Query, QueryError, QueryInput,
-    QueryService, Readiness, ScoredChunk, Span, StoreError, StoreRead, Table, Timings,
+    Answer, ChunkId, ChunkSpan, DocumentChunk, DocumentView, Embedder, EmbeddingsAnswer, Found,
+    Hit, IndexStatus, Lane, ModelIdentity, PositionProbe, Positions, Query, QueryError, QueryInput,
+    QueryService, Readiness, ScoredChunk, Search, Span, StoreError, StoreRead, Table, Timings,
 };
 
 /// Answers queries.
@@ -142,14 +142,9 @@ fn embed_one(embedder: &dyn Embedder, text: &str) -> Result<Vec<f32>, QueryError
 }
 
 fn search(published: &Published, index: usize, vector: &[f32], k: usize) -> Vec<ScoredChunk> {
-    let shards = &published.indexes[index].shards;
-    let mut hits: Vec<ScoredChunk> = shards
-        .iter()
-        .flat_map(|shard| shard.search(vector, k))
-        .collect();
-    hits.sort_unstable_by(|a, b| b.score.total_cmp(&a.score).then(a.chunk.cmp(&b.chunk)));
-    hits.truncate(k);
-    hits
+    let shards = published.indexes[index].shards.iter();
+    let search = Search::best(k);
+    Found::merge(shards.map(|shard| shard.search(vector, &search)), k).hits
 }
 
 /// A document's record and text, read once a query however many of its chunks are hit.

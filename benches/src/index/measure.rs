@@ -3,7 +3,7 @@
 use half::f16;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
-use vectide_model::{ChunkId, Embedding, VectorIndexRead};
+use vectide_model::{ChunkId, Embedding, Search, VectorIndexRead};
 
 /// Hits of a query.
 pub(crate) const K: usize = 10;
@@ -102,7 +102,7 @@ pub(crate) fn ask(
     let mut answers = Vec::new();
     for query in queries {
         let start = Instant::now();
-        answers.push(read.search(query, K));
+        answers.push(read.search(query, &Search::best(K)).hits);
         times.push(start.elapsed());
     }
     for (hits, wanted) in answers.iter().zip(truth) {

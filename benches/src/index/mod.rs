@@ -13,7 +13,7 @@ use shard::{Shard, chunk, newest};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use vectide_faiss::FaissOptions;
-use vectide_model::Embedding;
+use vectide_model::{Embedding, Search};
 use vectide_tests::Random;
 use vectors::Base;
 
@@ -145,7 +145,7 @@ fn churn(
                         }
                         let start = Instant::now();
                         let read = newest(published);
-                        read.map(|read| read.search(query, measure::K));
+                        read.map(|read| read.search(query, &Search::best(measure::K)));
                         times.push(start.elapsed());
                         if let Some(period) = 1_000_000_u64.checked_div(pace) {
                             let period = Duration::from_micros(period);

@@ -31,8 +31,9 @@ pub use embedder::{
     EmbedError, Embedder, Embedding, Lane, ModelIdentity, embedder_contract, quantize,
 };
 pub use index::{
-    ClosedShard, IndexError, ScoredChunk, SegmentId, SegmentManifest, ShardCommit, ShardState,
-    VectorIndex, VectorIndexFactory, VectorIndexRead, vector_index_contract,
+    ClosedShard, Effort, Found, IndexError, ScoredChunk, Search, SegmentId, SegmentManifest,
+    ShardCommit, ShardState, VectorIndex, VectorIndexFactory, VectorIndexRead,
+    vector_index_contract,
 };
 pub use query::{
     Answer, AsOf, DocumentChunk, DocumentView, EmbeddingsAnswer, Hit, Include, IndexStatus,

@@ -9,6 +9,7 @@
 //! Invariant: at most one live row has a given chunk id, and a [`HeadView`] never changes.
 
 use crate::bitmap::Bitmap;
+use crate::budget::Budget;
 use crate::dot::Query;
 use crate::top::Top;
 use half::f16;
@@ -150,13 +151,18 @@ impl HeadView {
         self.blocks[slot / BLOCK_ROWS].vector(slot % BLOCK_ROWS)
     }
 
-    /// Offers every live row.
-    pub(crate) fn search(&self, query: &Query<'_>, top: &mut Top) {
+    /// Offers every live row to each query: a block is read from memory once for all of them.
+    pub(crate) fn search(&self, queries: &[Query<'_>], tops: &mut [Top], budget: &mut Budget) {
         let all_live = self.live.selection().is_none();
         for (at, block) in self.blocks.iter().enumerate() {
-            for (row, chunk) in block.chunks.iter().enumerate() {
-                if all_live || self.live.contains(at * BLOCK_ROWS + row) {
-                    top.offer(*chunk, query.dot(block.vector(row)));
+            if budget.is_over() {
+                return;
+            }
+            for (query, top) in queries.iter().zip(&mut *tops) {
+                for (row, chunk) in block.chunks.iter().enumerate() {
+                    if all_live || self.live.contains(at * BLOCK_ROWS + row) {
+                        top.offer(*chunk, query.dot(block.vector(row)));
+                    }
                 }
             }
         }

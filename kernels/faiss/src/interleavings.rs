@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use vectide_model::{
-    ChunkId, Embedding, ShardCommit, ShardState, VectorIndex, VectorIndexRead, quantize,
+    ChunkId, Embedding, Search, ShardCommit, ShardState, VectorIndex, VectorIndexRead, quantize,
 };
 
 const DIMENSION: usize = 8;
@@ -66,7 +66,8 @@ fn check(read: &dyn VectorIndexRead, live: &Live, random: &mut Random) {
     for k in [1, 7, usize::MAX] {
         let query = random.vector();
         let got: Vec<_> = read
-            .search(&query, k)
+            .search(&query, &Search::best(k))
+            .hits
             .iter()
             .map(|hit| (hit.chunk, hit.score))
             .collect();

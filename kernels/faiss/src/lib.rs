@@ -14,6 +14,7 @@
 //! | `segment`, `rows`, `codes`, `files` | sealed rows on disk |
 //! | `generation` | what segments trained together share |
 //! | `scan`, `coded` | finding coded rows near a query |
+//! | `budget` | the time of a search |
 //! | `builder`, `tiers` | background work, and what is merged when |
 //! | `dot`, `top` | scores and their order |
 //! | `library` | the boundary to FAISS |
@@ -23,6 +24,7 @@
 //! function, so an answer does not depend on whether a row lies in a head or a segment.
 
 mod bitmap;
+mod budget;
 mod builder;
 mod coded;
 mod codes;

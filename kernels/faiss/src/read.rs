@@ -4,14 +4,15 @@
 //! copies, and what they hold is freed when the last of them is done.
 
 use crate::bitmap::Bitmap;
-use crate::coded::{self, CodedSegment, Effort};
+use crate::budget::Budget;
+use crate::coded::{self, CodedSegment};
 use crate::dot::Query;
 use crate::generation::Generation;
 use crate::head::{HeadView, embedding};
 use crate::segment::Segment;
 use crate::top::Top;
 use std::sync::Arc;
-use vectide_model::{ChunkId, Embedding, ScoredChunk, VectorIndexRead};
+use vectide_model::{ChunkId, Effort, Embedding, Found, ScoredChunk, Search, VectorIndexRead};
 
 /// A segment with its live rows at an epoch.
 #[derive(Clone, Debug)]
@@ -60,6 +61,52 @@ impl ShardRead {
         }
         groups
     }
+
+    /// The hits of each query.
+    fn best(
+        &self,
+        queries: &[Query<'_>],
+        search: &Search,
+        budget: &mut Budget,
+    ) -> Vec<Vec<ScoredChunk>> {
+        let k = search.k.min(self.rows());
+        if k == 0 {
+            return vec![Vec::new(); queries.len()];
+        }
+        let mut tops: Vec<Top> = queries.iter().map(|_| Top::new(k)).collect();
+        for head in &self.heads {
+            head.search(queries, &mut tops, budget);
+        }
+        match search.effort {
+            Some(effort) => self.search_segments(queries, (k, effort), &mut tops, budget),
+            None => {
+                for held in &self.segments {
+                    held.segment.scan(queries, &held.live, &mut tops, budget);
+                }
+            }
+        }
+        tops.into_iter().map(Top::finish).collect()
+    }
+
+    fn search_segments(
+        &self,
+        queries: &[Query<'_>],
+        (k, effort): (usize, Effort),
+        tops: &mut [Top],
+        budget: &mut Budget,
+    ) {
+        let others = |held: &&Held| held.segment.generation().is_none();
+        for held in self.segments.iter().filter(others) {
+            for (query, top) in queries.iter().zip(&mut *tops) {
+                held.segment.search(query, k, &held.live, top, budget);
+            }
+        }
+        for (generation, segments) in self.coded() {
+            for (query, top) in queries.iter().zip(&mut *tops) {
+                coded::search(generation, &segments, query, (k, effort), top, budget);
+            }
+        }
+    }
 }
 
 impl VectorIndexRead for ShardRead {
@@ -77,26 +124,22 @@ impl VectorIndexRead for ShardRead {
         self.segments.len()
     }
 
-    fn search(&self, query: &[f32], k: usize) -> Vec<ScoredChunk> {
-        let k = k.min(self.rows());
-        if k == 0 || query.len() != self.dimension || !query.iter().all(|x| x.is_finite()) {
-            return Vec::new();
-        }
-        let query = Query::new(query);
-        let mut top = Top::new(k);
-        for head in &self.heads {
-            head.search(&query, &mut top);
-        }
-        for held in &self.segments {
-            if held.live.live() > 0 && held.segment.generation().is_none() {
-                held.segment.search(&query, k, &held.live, &mut top);
-            }
-        }
-        for (generation, segments) in self.coded() {
-            let effort = Effort::for_lists(generation.lists());
-            coded::search(generation, &segments, &query, k, effort, &mut top);
-        }
-        top.finish()
+    fn search_all(&self, queries: &[&[f32]], search: &Search) -> Vec<Found> {
+        let is_usable =
+            |query: &&[f32]| query.len() == self.dimension && query.iter().all(|x| x.is_finite());
+        let usable: Vec<Query<'_>> = queries
+            .iter()
+            .filter(|query| is_usable(query))
+            .map(|query| Query::new(query))
+            .collect();
+        let mut budget = Budget::new(search.until);
+        let mut found = self.best(&usable, search, &mut budget).into_iter();
+        let is_partial = budget.was_over();
+        let answer = |query: &&[f32]| match is_usable(query).then(|| found.next()) {
+            Some(Some(hits)) => Found { hits, is_partial },
+            _ => Found::default(),
+        };
+        queries.iter().map(answer).collect()
     }
 
     fn vector(&self, chunk: &ChunkId) -> Option<Embedding> {

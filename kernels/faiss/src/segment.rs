@@ -6,6 +6,7 @@
 //! Invariant: what is served was read back from the very files that the manifest names.
 
 use crate::bitmap::Bitmap;
+use crate::budget::Budget;
 use crate::coded::CodedSegment;
 use crate::codes::{self, Codes, RowCodes};
 use crate::dot::Query;
@@ -19,6 +20,7 @@ use half::slice::HalfFloatSliceExt;
 use memmap2::Mmap;
 use std::collections::HashMap;
 use std::path::Path;
+use std::slice::{from_mut, from_ref};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use vectide_model::{ChunkId, IndexError, ScoredChunk, SegmentId, SegmentManifest};
@@ -44,6 +46,8 @@ const DEPTH_MARGIN: usize = 16;
 /// Candidates up to which ties at the end are followed. Beyond it, of more than this many rows with
 /// the very same score, an arbitrary choice is shown.
 const TIE_DEPTH_MAX: usize = 4096;
+/// Rows scanned between two looks at the clock.
+const ROWS_BETWEEN_LOOKS: usize = 128;
 /// How far FAISS's order may differ from ours by rounding, in units of a score of 1.
 const ROUNDING: f32 = 1e-5;
 
@@ -285,15 +289,26 @@ impl Segment {
         for_recall.max(for_hits).min(lists)
     }
 
-    /// Offers the best `k` of the live rows, and perhaps others.
-    pub(crate) fn search(&self, query: &Query<'_>, k: usize, live: &Bitmap, top: &mut Top) {
+    /// Offers the best `k` of the live rows, and perhaps others, by FAISS's lists; all of them where there
+    /// are none.
+    pub(crate) fn search(
+        &self,
+        query: &Query<'_>,
+        k: usize,
+        live: &Bitmap,
+        top: &mut Top,
+        budget: &mut Budget,
+    ) {
         let k = k.min(live.live());
         let Way::Lists(index) = &self.way else {
-            return self.scan(query, live, top);
+            return self.scan(from_ref(query), live, from_mut(top), budget);
         };
         let probes = Self::probes(index.lists(), k, live.live());
         if probes >= index.lists() {
-            return self.scan(query, live, top);
+            return self.scan(from_ref(query), live, from_mut(top), budget);
+        }
+        if budget.is_over() {
+            return;
         }
         match self.candidates(index, query, k, probes, live) {
             Ok(hits) => hits.iter().for_each(|hit| top.offer(hit.chunk, hit.score)),
@@ -304,15 +319,27 @@ impl Segment {
                     error = error.0,
                     "searching all rows instead of lists"
                 );
-                self.scan(query, live, top);
+                self.scan(from_ref(query), live, from_mut(top), budget);
             }
         }
     }
 
-    /// All live rows, exactly.
-    fn scan(&self, query: &Query<'_>, live: &Bitmap, top: &mut Top) {
-        for row in live.iter() {
-            top.offer(self.rows.chunk(row), query.dot(self.rows.vector(row)));
+    /// All live rows, exactly; a row is read from memory once for all queries.
+    pub(crate) fn scan(
+        &self,
+        queries: &[Query<'_>],
+        live: &Bitmap,
+        tops: &mut [Top],
+        budget: &mut Budget,
+    ) {
+        for (count, row) in live.iter().enumerate() {
+            if count.is_multiple_of(ROWS_BETWEEN_LOOKS) && budget.is_over() {
+                return;
+            }
+            let vector = self.rows.vector(row);
+            for (query, top) in queries.iter().zip(&mut *tops) {
+                top.offer_row(query.dot(vector), || self.rows.chunk(row));
+            }
         }
     }
 

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use vectide_faiss::{FaissFactory, FaissOptions, Quantization};
 use vectide_model::{
-    ChunkId, Embedding, ShardState, VectorIndex, VectorIndexFactory, VectorIndexRead, quantize,
-    vector_index_contract,
+    ChunkId, Embedding, Search, ShardState, VectorIndex, VectorIndexFactory, VectorIndexRead,
+    quantize, vector_index_contract,
 };
 
 const DIMENSION: usize = 24;
@@ -94,7 +94,8 @@ fn recall(read: &dyn VectorIndexRead, live: &Live, random: &mut Random) -> f64 {
     for _ in 0..10 {
         let query = random.vector();
         let hits: Vec<ChunkId> = read
-            .search(&query, 10)
+            .search(&query, &Search::best(10))
+            .hits
             .iter()
             .map(|hit| hit.chunk)
             .collect();
@@ -248,13 +249,13 @@ fn damaged_files_are_named() {
 }
 
 fn damaged_files_are_named_by(quantization: Quantization, endings: &[&str]) {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().expect("what was just written");
     let factory = factory_of(400, quantization);
     let (state, live) = shard_of(&factory, directory.path(), 3000);
     let mut index = factory
         .open(directory.path(), DIMENSION, state.clone())
-        .unwrap();
-    let read = index.close_epoch().unwrap().read;
+        .expect("what was just written");
+    let read = index.close_epoch().expect("what was just written").read;
     assert!(recall(&*read, &live, &mut Random(1)) > 0.95);
     assert!(
         factory
@@ -276,16 +277,16 @@ fn damaged_files_are_named_by(quantization: Quantization, endings: &[&str]) {
         .collect();
     let found: BTreeSet<&str> = names
         .iter()
-        .map(|it| it.split('.').nth(1).unwrap())
+        .map(|it| it.split('.').nth(1).expect("what was just written"))
         .collect();
     assert_eq!(found, endings.iter().copied().collect());
     for name in &names {
         let path = directory.path().join(name);
-        let good = fs::read(&path).unwrap();
+        let good = fs::read(&path).expect("what was just written");
         // A new file each time: the shard that is open has the old one mapped.
         let replace = |bytes: &[u8]| {
-            fs::remove_file(&path).unwrap();
-            fs::write(&path, bytes).unwrap();
+            fs::remove_file(&path).expect("what was just written");
+            fs::write(&path, bytes).expect("what was just written");
         };
         let mut bad = good.clone();
         bad[good.len() / 2] ^= 1;
@@ -293,15 +294,15 @@ fn damaged_files_are_named_by(quantization: Quantization, endings: &[&str]) {
         assert!(fact(&state).contains(name) && fact(&state).contains("checksum"));
         replace(&good[..good.len() - 1]);
         assert!(fact(&state).contains(name) && fact(&state).contains("bytes"));
-        fs::remove_file(&path).unwrap();
+        fs::remove_file(&path).expect("what was just written");
         assert!(fact(&state).contains(name) && fact(&state).contains("missing"));
-        fs::write(&path, &good).unwrap();
+        fs::write(&path, &good).expect("what was just written");
     }
     let mut twice = state.clone();
     let in_segment = live
         .keys()
         .find(|id| state.head.iter().all(|row| row.0 != **id))
-        .unwrap();
+        .expect("what was just written");
     twice.head.push((*in_segment, live[in_segment].clone()));
     assert!(fact(&twice).contains("two rows"));
     let mut foreign = state.clone();
@@ -374,8 +375,12 @@ fn ties_are_broken_by_chunk_id_wherever_the_rows_lie() {
     for _ in 0..2 {
         let read = index.close_epoch().unwrap();
         state.apply(&read.commit);
-        answers.push(read.read.search(&query, 50));
-        answers.push(settle(&mut *index, &mut state).search(&query, 50));
+        answers.push(read.read.search(&query, &Search::best(50)).hits);
+        answers.push(
+            settle(&mut *index, &mut state)
+                .search(&query, &Search::best(50))
+                .hits,
+        );
         index = factory
             .open(directory.path(), DIMENSION, state.clone())
             .unwrap();
@@ -403,13 +408,22 @@ fn odd_queries_and_vectors() {
     assert!(read.segments() > 0);
     let query = Random(5).vector();
     for k in [live.len(), live.len() + 1, 10_000_000, usize::MAX] {
-        let hits: Vec<ChunkId> = read.search(&query, k).iter().map(|hit| hit.chunk).collect();
+        let hits: Vec<ChunkId> = read
+            .search(&query, &Search::best(k))
+            .hits
+            .iter()
+            .map(|hit| hit.chunk)
+            .collect();
         assert_eq!(hits.len(), live.len(), "all live rows");
     }
-    assert!(read.search(&query, 0).is_empty());
-    assert!(read.search(&query[1..], 5).is_empty());
-    assert!(read.search(&[f32::NAN; DIMENSION], 5).is_empty());
-    let zero = read.search(&[0.0; DIMENSION], 5);
+    assert!(read.search(&query, &Search::best(0)).hits.is_empty());
+    assert!(read.search(&query[1..], &Search::best(5)).hits.is_empty());
+    assert!(
+        read.search(&[f32::NAN; DIMENSION], &Search::best(5))
+            .hits
+            .is_empty()
+    );
+    let zero = read.search(&[0.0; DIMENSION], &Search::best(5)).hits;
     assert!(zero.len() == 5 && zero.iter().all(|hit| hit.score == 0.0));
     let empty = factory.open(
         &directory.path().join("new"),
@@ -417,6 +431,6 @@ fn odd_queries_and_vectors() {
         ShardState::default(),
     );
     let empty = empty.unwrap().close_epoch().unwrap();
-    assert!(empty.read.search(&query, 10).is_empty() && empty.read.rows() == 0);
+    assert!(empty.read.search(&query, &Search::best(10)).hits.is_empty() && empty.read.rows() == 0);
     assert_eq!(empty.commit, Default::default());
 }
