@@ -37,13 +37,15 @@ fn script() -> Script {
 /// Which versions of each document an answer shows, with the number of its chunks.
 fn seen(service: &dyn QueryService) -> BTreeMap<String, (BTreeMap<String, usize>, usize)> {
     let query = Query {
-        index: "pages".into(),
-        input: QueryInput::Text("marker paragraph".into()),
-        k: 10_000,
         include: Include {
             text: true,
             ..Include::default()
         },
+        ..Query::new(
+            "pages",
+            QueryInput::Text("marker paragraph".into()),
+            Query::K_MAX,
+        )
     };
     let answer = service.query(&query).unwrap();
     let mut documents: BTreeMap<String, (BTreeMap<String, usize>, usize)> = BTreeMap::new();

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 use vectide_engine::Pipeline;
-use vectide_model::{Include, Query, QueryInput, QueryService, ReadMode};
+use vectide_model::{Query, QueryInput, QueryService, ReadMode};
 use vectide_tests::{Script, ScriptedPipeline};
 
 /// More than the fastest machine embeds while the live changes come; the rest is not waited for.
@@ -66,12 +66,8 @@ fn a_change_elsewhere_is_visible_within_two_seconds() {
             let sent = Duration::from_secs(2) + Duration::from_millis(900) * seen.len() as u32;
             seen.push(start.elapsed().saturating_sub(sent));
         }
-        let query = Query {
-            index: "live".into(),
-            input: QueryInput::Text("an engine with shards".into()),
-            k: 5,
-            include: Include::default(),
-        };
+        let input = QueryInput::Text("an engine with shards".into());
+        let query = Query::new("live", input, 5);
         let asked = Instant::now();
         service.query(&query).unwrap();
         slowest_query = slowest_query.max(asked.elapsed());

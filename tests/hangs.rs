@@ -126,13 +126,11 @@ fn child() {
 /// The epoch of an answer that holds every document, each as some whole batch left it.
 fn answer_whole(service: &dyn QueryService) -> u64 {
     let query = Query {
-        index: "pages".into(),
-        input: QueryInput::Text("page".into()),
-        k: Query::K_MAX,
         include: Include {
             text: true,
             ..Include::default()
         },
+        ..Query::new("pages", QueryInput::Text("page".into()), Query::K_MAX)
     };
     let Ok(answer) = service.query(&query) else {
         return 0;

@@ -7,10 +7,12 @@
 use crate::budget::EpochBudget;
 use crate::dataflow::{IndexParts, ShardError};
 use crate::ingest::{EpochMeta, SettledLetters};
+use crate::recall::Steering;
 use crate::snapshot::{Published, Publisher};
 use crate::state::{
-    CommitRecord, DocumentRecord, IndexCounts, State, StoredLetter, chunk_key, dead_letter_key,
-    embedding_key, encode, entity_key, head_key, segment_key, tombstone_key,
+    CommitRecord, DocumentRecord, Efforts, IndexCounts, META_EFFORTS, State, StoredLetter,
+    chunk_key, dead_letter_key, embedding_key, encode, entity_key, head_key, segment_key,
+    tombstone_key,
 };
 use crate::telemetry;
 use crossbeam_channel::{Receiver, Sender, select};
@@ -20,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 use vectide_model::{
-    Batch, ChunkedDocument, DeadLetter, Epoch, IndexError, ShardCommit, StoreError, Table,
+    Batch, ChunkedDocument, DeadLetter, Effort, Epoch, IndexError, ShardCommit, StoreError, Table,
     VectorIndexRead,
 };
 use vectide_operators::{Effect, PlanIndex, WorkerProgress};
@@ -57,6 +59,7 @@ pub(crate) struct CommitPorts {
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) embed_threads: usize,
     pub(crate) letters: LetterPolicy,
+    pub(crate) steering: Arc<Steering>,
 }
 
 /// How many dead letters the state keeps.
@@ -169,6 +172,7 @@ impl Committer<'_> {
             costs.push((meta.input_bytes, transaction.embedding - before));
         }
         transaction.trim_letters(&self.ports.letters)?;
+        transaction.steer(self.ports.steering.news(&self.state.efforts()));
         let done = transaction.finish()?;
         self.publish(done, &complete);
         let threads = self.ports.embed_threads.max(1) as u32;
@@ -248,6 +252,8 @@ struct Transaction<'a> {
     dead_letters: Vec<vectide_model::DeadLetterReason>,
     settled_letters: BTreeSet<u64>,
     dropped_letters: u64,
+    /// How much searches look at from now on, if that changes.
+    efforts: Option<Efforts>,
     /// Why none of it can be committed.
     failure: Option<IndexError>,
 }
@@ -268,6 +274,7 @@ impl<'a> Transaction<'a> {
             dead_letters: Vec::new(),
             settled_letters: BTreeSet::new(),
             dropped_letters: 0,
+            efforts: None,
             failure: None,
         }
     }
@@ -449,6 +456,18 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
+    /// Writes down how much searches look at.
+    fn steer(&mut self, efforts: Option<Efforts>) {
+        let Some(efforts) = efforts else {
+            return;
+        };
+        let kept = |(name, effort): (&String, &Option<Effort>)| Some((name.clone(), (*effort)?));
+        let kept: BTreeMap<String, Effort> = efforts.iter().filter_map(kept).collect();
+        let key = META_EFFORTS.to_vec();
+        self.batch.put(Table::Meta, key, encode(&kept));
+        self.efforts = Some(efforts);
+    }
+
     fn apply_shard(&mut self, index: PlanIndex, shard: u32, commit: &ShardCommit) {
         let name = self.index_name(index);
         for chunk in &commit.head_removed {
@@ -494,6 +513,9 @@ impl<'a> Transaction<'a> {
             .map(|(index, put)| difference(index, put))
             .collect();
         self.state.commit(self.batch, self.record)?;
+        if let Some(efforts) = self.efforts {
+            self.state.set_efforts(efforts);
+        }
         Ok(Done {
             shards: self
                 .shards

@@ -21,8 +21,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use vectide_config::{ConfigSchema, Document, Name, Report, TagTable};
 use vectide_model::{
-    ByteSize, ComponentError, EmbedConfig, Embedder, OpenContext, PositionProbe, Source,
-    SourceError, SourceSink, SourceStart,
+    ByteSize, ComponentError, EmbedConfig, Embedder, HumanDuration, OpenContext, PositionProbe,
+    Source, SourceError, SourceSink, SourceStart,
 };
 use vectide_operators::{DocumentView, PlanIndex};
 use vectide_serve::ServerConfig;
@@ -82,6 +82,14 @@ pub struct StateConfig {
     /// Bytes of the disk that stay free.
     #[serde(default = "default_min_free")]
     pub min_free: ByteSize,
+    /// How long an epoch that an answer came from can be asked again (`as_of`), at most 1,000 of them.
+    #[serde(default = "default_history")]
+    pub history: HumanDuration,
+}
+
+/// Time to turn pages in.
+fn default_history() -> HumanDuration {
+    HumanDuration::from_seconds(60)
 }
 
 fn default_min_free() -> ByteSize {
@@ -115,10 +123,19 @@ pub struct IndexConfig {
     #[serde(default = "one_shard")]
     #[schemars(range(min = 1, max = 1024))]
     pub shards: u32,
+    /// The share of the true hits that searches find, measured on queries and kept by itself; 1 looks at
+    /// every row.
+    #[serde(default = "default_recall")]
+    #[schemars(range(min = 0.5, max = 1.0))]
+    pub recall: f64,
 }
 
 fn one_shard() -> u32 {
     1
+}
+
+fn default_recall() -> f64 {
+    0.98
 }
 
 /// A configuration without faults.
@@ -380,6 +397,7 @@ impl LoadedConfig {
                 max_bytes: self.config.state.max_bytes,
                 min_free: self.config.state.min_free,
             },
+            history: self.config.state.history.as_duration(),
         })
     }
 }
@@ -459,6 +477,7 @@ fn open_indexes(
                     chunker,
                     embedder,
                     shards: index.shards,
+                    recall: index.recall,
                 });
             }
             Err(error) => push(document, report, &format!("indexes.{name}.chunk"), &error),

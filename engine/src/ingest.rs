@@ -8,6 +8,7 @@
 //! which changes are in it and the ones before it; at most [`EPOCHS_IN_FLIGHT_MAX`] are on their way.
 
 use crate::budget::{CommitConfig, EpochBudget};
+use crate::recall::Steering;
 use crate::room::Room;
 use crate::state::CommitRecord;
 use crossbeam_channel::{Receiver, Select, Sender, TryRecvError};
@@ -149,6 +150,8 @@ pub(crate) struct IngestPorts {
     pub(crate) room: Arc<Room>,
     /// The epoch that holds everything which was there at the start, once it is known.
     pub(crate) caught_up_at: Arc<AtomicU64>,
+    /// Whether an epoch is to be closed though nothing has changed.
+    pub(crate) steering: Arc<Steering>,
     /// Whether to end with the sources, or to stay when all have ended.
     pub(crate) mode: ReadMode,
     pub(crate) stop: StopSignal,
@@ -295,6 +298,7 @@ impl Ingest {
             if let Err(error) = self.fill() {
                 break Err(error.into());
             }
+            self.open.moved |= self.ports.steering.take_due();
             self.note_caught_up();
             if self.open.moved && self.may_close() {
                 self.close();

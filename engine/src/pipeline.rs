@@ -17,6 +17,7 @@ use crate::dataflow::{self, Parts, ShardError};
 use crate::ingest::{self, IngestEnd, IngestPorts, Resumed};
 use crate::letter_export::{self, ExportEnd, LetterExport};
 use crate::plan::{Derivation, Plan, PlannedIndex};
+use crate::recall::{self, Steering};
 use crate::room::Room;
 use crate::service::Service;
 use crate::snapshot::Publisher;
@@ -139,6 +140,7 @@ pub struct Pipeline {
     embedders: Vec<EmbedPool>,
     export: Option<LetterExport>,
     upkeep: (StopSignal, JoinHandle<()>),
+    watch: JoinHandle<()>,
     control: Option<Control>,
 }
 
@@ -210,18 +212,16 @@ impl Pipeline {
         let state = open_state(plan.names(), &derivation, &options.resnapshot)?;
         let stop = StopSignal::new();
         let caught_up_at = Arc::new(AtomicU64::new(Epoch::MAX));
-        let publisher = Arc::new(Publisher::default());
+        let publisher = Arc::new(Publisher::new(plan.history));
+        let (steering, watch) = start_recall(&state, &plan.indexes, &stop)?;
         let (embedders, handles) = start_embedders(&plan.indexes)?;
 
         let (epoch_sender, epochs) = unbounded();
-        let (wake_sender, wake) = bounded(1);
+        let (wake, woken) = bounded(1);
         let (progress_sender, progress) = unbounded();
         let (meta_sender, metas) = unbounded();
         let (committed_sender, committed) = bounded(1);
-        let feed = Feed {
-            epochs,
-            wake: wake_sender,
-        };
+        let feed = Feed { epochs, wake };
         let parts = Parts::open(&plan, state.clone(), handles, feed, progress_sender)?;
         commit::publish_opened(&state, &parts.indexes, &publisher)?;
 
@@ -240,6 +240,7 @@ impl Pipeline {
             publisher: publisher.clone(),
             embed_threads: bulk_threads(&plan.indexes),
             letters,
+            steering: steering.clone(),
         };
         let commit = start_commit(&state, commit_ports, &stop)?;
         let workers = start_workers(parts, plan.workers)?;
@@ -250,6 +251,7 @@ impl Pipeline {
             plan.indexes,
             caught_up_at.clone(),
             room.clone(),
+            steering.clone(),
         );
         let planned = std::mem::take(&mut plan.sources);
         let (mode, input) = (options.mode, options.input);
@@ -257,7 +259,7 @@ impl Pipeline {
         let ports = IngestPorts {
             sources: lanes,
             epochs: epoch_sender,
-            wake,
+            wake: woken,
             metas: meta_sender,
             committed,
             committed_epoch: committed_epoch(&state),
@@ -265,26 +267,25 @@ impl Pipeline {
             commit: plan.commit,
             room: room.clone(),
             caught_up_at,
+            steering: steering.clone(),
             mode,
             stop: stop.clone(),
         };
-        let ingest = start_ingest(&state, ports)?;
-        let upkeep = start_upkeep(room)?;
-        let control = Control::start(Controlled::new(&state, derivation))?;
         Ok(Self {
+            ingest: start_ingest(&state, ports)?,
+            upkeep: start_upkeep(room)?,
+            control: Control::start(Controlled::new(&state, derivation))?,
             state,
             service: Arc::new(service),
             totals,
             stop,
             started,
-            ingest,
             commit,
             sources: threads,
             workers,
             embedders,
             export,
-            upkeep,
-            control,
+            watch,
         })
     }
 
@@ -326,6 +327,7 @@ impl Pipeline {
         drop(self.embedders);
         self.upkeep.0.stop();
         join(self.upkeep.1);
+        join(self.watch);
         self.control.into_iter().for_each(Control::end);
         let exported = self.export.map(|export| export.finish(&self.state));
         committed?;
@@ -383,6 +385,16 @@ fn bulk_threads(indexes: &[PlannedIndex]) -> usize {
 fn committed_epoch(state: &Arc<State>) -> Arc<dyn Fn() -> Epoch + Send + Sync> {
     let state = state.clone();
     Arc::new(move || state.epoch())
+}
+
+/// Starts what measures recall and follows it.
+fn start_recall(
+    state: &State,
+    indexes: &[PlannedIndex],
+    stop: &StopSignal,
+) -> Result<(Arc<Steering>, JoinHandle<()>), PipelineError> {
+    let (steering, watch) = recall::start(state, indexes, stop)?;
+    Ok((steering, spawn("recall", watch)?))
 }
 
 fn start_ingest(

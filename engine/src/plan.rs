@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use vectide_model::{
     Chunker, DeadLetterSink, Embedder, PositionProbe, Source, VectorIndexFactory, stable_hash,
 };
@@ -35,6 +36,8 @@ pub struct Plan {
     pub commit: CommitConfig,
     /// How much of the disk the state may take.
     pub room: RoomLimits,
+    /// How long epochs that answers came from are kept for `as_of`.
+    pub history: Duration,
 }
 
 /// Where dead letters go.
@@ -96,6 +99,8 @@ pub struct PlannedIndex {
     pub embedder: Arc<dyn Embedder>,
     /// Number of shards.
     pub shards: u32,
+    /// The share of the true hits that its searches promise to find; 1: all are looked at.
+    pub recall: f64,
 }
 
 impl PlannedIndex {

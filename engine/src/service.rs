@@ -4,20 +4,20 @@
 //! a commit or another query. The snapshot is taken after the text is embedded, so that it is as
 //! fresh as it can be.
 
+use crate::hits::Held;
 use crate::plan::{PlannedIndex, PlannedSource};
+use crate::recall::Steering;
 use crate::room::Room;
+use crate::search::Asked;
 use crate::snapshot::{Published, Publisher};
-use crate::state::{DocumentRecord, chunk_key, decode, entity_key};
 use crate::telemetry;
-use serde_json::value::RawValue;
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use vectide_model::{
-    Answer, ChunkId, ChunkSpan, DocumentChunk, DocumentView, Embedder, EmbeddingsAnswer, Found,
-    Hit, IndexStatus, Lane, ModelIdentity, PositionProbe, Positions, Query, QueryError, QueryInput,
-    QueryService, Readiness, ScoredChunk, Search, Span, StoreError, StoreRead, Table, Timings,
+    Answer, ChunkSpan, DocumentChunk, DocumentView, EmbeddingsAnswer, IndexStatus, Lane,
+    ModelIdentity, PositionProbe, Positions, Query, QueryError, QueryInput, QueryService,
+    Readiness, StoreError, Timings,
 };
 
 /// Answers queries.
@@ -27,9 +27,10 @@ pub(crate) struct Service {
     indexes: Vec<PlannedIndex>,
     caught_up_at: Arc<AtomicU64>,
     room: Arc<Room>,
+    steering: Arc<Steering>,
 }
 
-fn unreadable(error: StoreError) -> QueryError {
+pub(crate) fn unreadable(error: StoreError) -> QueryError {
     QueryError::Internal(error.to_string())
 }
 
@@ -48,6 +49,7 @@ impl Service {
         indexes: Vec<PlannedIndex>,
         caught_up_at: Arc<AtomicU64>,
         room: Arc<Room>,
+        steering: Arc<Steering>,
     ) -> Self {
         Self {
             publisher,
@@ -58,6 +60,7 @@ impl Service {
             indexes,
             caught_up_at,
             room,
+            steering,
         }
     }
 
@@ -83,6 +86,38 @@ impl Service {
         current.ok_or_else(|| QueryError::Unavailable("the state is still being opened".into()))
     }
 
+    /// The snapshot that queries are answered from: the newest, or that of the epoch which they name.
+    fn published_for(&self, queries: &[Query]) -> Result<Arc<Published>, QueryError> {
+        let as_of = queries.first().and_then(|query| query.as_of);
+        if queries.iter().any(|query| query.as_of != as_of) {
+            let hint = "queries that are sent together are answered from one epoch";
+            return Err(invalid("as_of", "the queries name different epochs", hint));
+        }
+        let shown = self.publisher.shown();
+        let newest = shown
+            .ok_or_else(|| QueryError::Unavailable("the state is still being opened".into()))?;
+        match as_of {
+            None => Ok(newest),
+            Some(epoch) => self.publisher.at(epoch).ok_or(QueryError::NotHeld {
+                asked: epoch,
+                newest: newest.epoch,
+            }),
+        }
+    }
+
+    /// The number of each query's index and the vector to search with; texts for the same index are
+    /// embedded together.
+    fn vectors(&self, queries: &[Query]) -> Result<Vec<(usize, Vec<f32>)>, QueryError> {
+        let mut vectors = Vec::with_capacity(queries.len());
+        for of_index in queries.chunk_by(|a, b| a.index == b.index) {
+            let (number, index) = self.find(&of_index[0].index)?;
+            let inputs = of_index.iter().map(|query| &query.input);
+            let made = query_vectors(index, &inputs.collect::<Vec<_>>())?;
+            vectors.extend(made.into_iter().map(|vector| (number, vector)));
+        }
+        Ok(vectors)
+    }
+
     fn status(&self, number: usize) -> Result<IndexStatus, QueryError> {
         let published = self.published()?;
         let (index, held) = (&self.indexes[number], &published.indexes[number]);
@@ -104,8 +139,34 @@ impl Service {
     }
 }
 
-/// The vector to search with, and nothing that a caller could get wrong left in it.
-fn query_vector(index: &PlannedIndex, input: &QueryInput) -> Result<Vec<f32>, QueryError> {
+/// The vectors to search with, and nothing that a caller could get wrong left in them.
+fn query_vectors(
+    index: &PlannedIndex,
+    inputs: &[&QueryInput],
+) -> Result<Vec<Vec<f32>>, QueryError> {
+    let mut texts = Vec::new();
+    for input in inputs {
+        check_input(index, input)?;
+        if let QueryInput::Text(text) = input {
+            texts.push(text.as_str());
+        }
+    }
+    let embedded = if texts.is_empty() {
+        Vec::new()
+    } else {
+        let embedded = index.embedder.embed(Lane::Query, &texts);
+        embedded.map_err(|error| QueryError::Internal(error.to_string()))?
+    };
+    let mut embedded = embedded.into_iter();
+    let missing = || QueryError::Internal("the embedder returned no vector".into());
+    let vector = |input: &&QueryInput| match input {
+        QueryInput::Text(_) => embedded.next().ok_or_else(missing),
+        QueryInput::Vector(vector) => Ok(vector.clone()),
+    };
+    inputs.iter().map(vector).collect()
+}
+
+fn check_input(index: &PlannedIndex, input: &QueryInput) -> Result<(), QueryError> {
     let dimension = index.embedder.identity().dimension;
     match input {
         QueryInput::Text(text) if text.trim().is_empty() => Err(invalid(
@@ -118,7 +179,6 @@ fn query_vector(index: &PlannedIndex, input: &QueryInput) -> Result<Vec<f32>, Qu
             format!("the text has {} bytes", text.len()),
             format!("at most {} bytes", Query::TEXT_BYTES_MAX),
         )),
-        QueryInput::Text(text) => embed_one(&*index.embedder, text),
         QueryInput::Vector(vector) if vector.len() != dimension => Err(invalid(
             "vector",
             format!("the vector has {} dimensions", vector.len()),
@@ -129,120 +189,23 @@ fn query_vector(index: &PlannedIndex, input: &QueryInput) -> Result<Vec<f32>, Qu
             "a component is not a finite number",
             "remove NaN and infinity",
         )),
-        QueryInput::Vector(vector) => Ok(vector.clone()),
+        QueryInput::Text(_) | QueryInput::Vector(_) => Ok(()),
     }
 }
 
-fn embed_one(embedder: &dyn Embedder, text: &str) -> Result<Vec<f32>, QueryError> {
-    let vectors = embedder
-        .embed(Lane::Query, &[text])
-        .map_err(|error| QueryError::Internal(error.to_string()))?;
-    let missing = || QueryError::Internal("the embedder returned no vector".into());
-    vectors.into_iter().next().ok_or_else(missing)
-}
-
-fn search(published: &Published, index: usize, vector: &[f32], k: usize) -> Vec<ScoredChunk> {
-    let shards = published.indexes[index].shards.iter();
-    let search = Search::best(k);
-    Found::merge(shards.map(|shard| shard.search(vector, &search)), k).hits
-}
-
-/// A document's record and text, read once a query however many of its chunks are hit.
-struct Held {
-    id: Arc<str>,
-    record: DocumentRecord,
-    text: String,
-}
-
-impl Held {
-    fn read(read: &dyn StoreRead, index: &str, id: &str) -> Result<Option<Self>, StoreError> {
-        let key = entity_key(index, id);
-        let Some(record) = read.get(Table::Documents, &key)? else {
-            return Ok(None);
-        };
-        let record = decode("a document", &record)?;
-        let text = read.get(Table::Texts, &key)?.unwrap_or_default();
-        let text = String::from_utf8(text)
-            .map_err(|_| StoreError::Refused("a text in the state is damaged".into()))?;
-        Ok(Some(Self {
-            id: id.into(),
-            record,
-            text,
-        }))
+/// Refuses what is beyond the limits of a query.
+fn check(query: &Query) -> Result<(), QueryError> {
+    if !(1..=Query::K_MAX).contains(&query.k) {
+        let hint = format!("1 to {}", Query::K_MAX);
+        return Err(invalid("k", format!("k is {}", query.k), hint));
     }
-
-    fn text_of(&self, chunk: &ChunkSpan) -> Result<&str, StoreError> {
-        let text = self.text.get(chunk.start as usize..chunk.end as usize);
-        text.ok_or_else(|| StoreError::Refused("a chunk's span in the state is damaged".into()))
-    }
-
-    /// Counts in Unicode scalar values, as the interface promises.
-    fn span_of(&self, chunk: &ChunkSpan) -> Result<Span, StoreError> {
-        let text = self.text_of(chunk)?;
-        let start = self.text[..chunk.start as usize].chars().count();
-        Ok(Span {
-            start,
-            end: start + text.chars().count(),
-        })
-    }
-
-    fn metadata(&self) -> Result<Box<RawValue>, StoreError> {
-        RawValue::from_string(self.record.metadata.to_string())
-            .map_err(|_| StoreError::Refused("metadata in the state is damaged".into()))
-    }
-}
-
-/// Fetches what hits are made of, from one snapshot.
-struct Fetch<'a> {
-    published: &'a Published,
-    number: usize,
-    index: &'a str,
-    query: &'a Query,
-    documents: HashMap<Vec<u8>, Held>,
-}
-
-impl Fetch<'_> {
-    fn hit(&mut self, scored: &ScoredChunk) -> Result<Hit, StoreError> {
-        let store = &*self.published.store;
-        let lost = || StoreError::Refused(format!("chunk {} has no document", scored.chunk));
-        let id = store.get(Table::Chunks, &chunk_key(self.index, &scored.chunk))?;
-        let id = id.ok_or_else(lost)?;
-        if !self.documents.contains_key(&id) {
-            let name = String::from_utf8_lossy(&id);
-            let held = Held::read(store, self.index, &name)?.ok_or_else(lost)?;
-            self.documents.insert(id.clone(), held);
-        }
-        let held = &self.documents[&id];
-        let mut chunks = held.record.chunks.iter();
-        let chunk = chunks
-            .find(|chunk| chunk.id == scored.chunk)
-            .ok_or_else(lost)?;
-        let include = self.query.include;
-        let text = include
-            .text
-            .then(|| held.text_of(chunk).map(str::to_owned))
-            .transpose()?;
-        Ok(Hit {
-            document: held.id.clone(),
-            chunk: scored.chunk,
-            score: scored.score,
-            span: held.span_of(chunk)?,
-            position: held.record.position.clone(),
-            text,
-            metadata: include.metadata.then(|| held.metadata()).transpose()?,
-            vector: if include.vector {
-                self.vector(&scored.chunk)
-            } else {
-                None
-            },
-        })
-    }
-
-    fn vector(&self, chunk: &ChunkId) -> Option<Vec<f32>> {
-        let mut shards = self.published.indexes[self.number].shards.iter();
-        shards
-            .find_map(|shard| shard.vector(chunk))
-            .map(|vector| vector.to_f32())
+    match query.group_by_document {
+        Some(size) if !(1..=Query::GROUP_MAX).contains(&size) => Err(invalid(
+            "group_size",
+            format!("the group size is {size}"),
+            format!("1 to {}", Query::GROUP_MAX),
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -288,40 +251,36 @@ impl QueryService for Service {
         })
     }
 
-    fn query(&self, query: &Query) -> Result<Answer, QueryError> {
+    fn query_all(&self, queries: &[Query]) -> Result<Vec<Answer>, QueryError> {
         let start = Instant::now();
-        let (number, index) = self.find(&query.index)?;
-        if !(1..=Query::K_MAX).contains(&query.k) {
-            let hint = format!("1 to {}", Query::K_MAX);
-            return Err(invalid("k", format!("k is {}", query.k), hint));
-        }
-        let vector = query_vector(index, &query.input)?;
+        queries.iter().try_for_each(check)?;
+        let vectors = self.vectors(queries)?;
         let embedded = start.elapsed();
-        let published = self.published()?;
-        let scored = search(&published, number, &vector, query.k);
-        let documents = HashMap::new();
-        let mut fetch = Fetch {
+        let published = self.published_for(queries)?;
+        let asked = Asked {
             published: &published,
-            number,
-            index: &index.name,
-            query,
-            documents,
+            indexes: &self.indexes,
+            began_at: Instant::now(),
         };
-        let hits = scored
-            .iter()
-            .map(|hit| fetch.hit(hit))
-            .collect::<Result<_, _>>();
+        let found = asked.answer(queries, &vectors)?;
+        for (query, (number, vector)) in queries.iter().zip(&vectors) {
+            if !query.exact && query.as_of.is_none() {
+                self.steering.offer(&published, *number, vector);
+            }
+        }
         let total = start.elapsed();
         let took = Timings {
             embed: embedded,
             search: total - embedded,
             total,
         };
-        Ok(Answer {
-            hits: hits.map_err(unreadable)?,
+        let answer = |(hits, is_partial)| Answer {
+            hits,
+            is_partial,
             as_of: published.as_of(),
             took,
-        })
+        };
+        Ok(found.into_iter().map(answer).collect())
     }
 
     fn models(&self) -> Vec<ModelIdentity> {

@@ -1,13 +1,19 @@
 //! What queries read: the published, immutable state at one epoch.
 //!
+//! Snapshots that answers came from are kept for a while, so that a query can be put to the same epoch
+//! again. One that nobody has seen is gone with the next.
+//!
 //! Invariant: a published snapshot never changes, and its shards, its store and its positions are of
-//! the same committed epoch. Publishing swaps a pointer; readers take no lock and wait for nobody.
+//! the same committed epoch. Publishing swaps a pointer; readers of the newest take no lock and wait for
+//! nobody.
 
 use crate::state::{IndexCounts, State};
 use arc_swap::ArcSwapOption;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
-use vectide_model::{AsOf, Epoch, Positions, StoreRead, VectorIndexRead};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+use vectide_model::{AsOf, Effort, Epoch, Positions, StoreRead, VectorIndexRead};
 use vectide_operators::{CommittedState, PlanIndex};
 
 /// The state at an epoch.
@@ -18,6 +24,8 @@ pub(crate) struct Published {
     pub(crate) store: Arc<dyn StoreRead>,
     pub(crate) indexes: Vec<PublishedIndex>,
     pub(crate) freshness: Option<Duration>,
+    /// Whether an answer came from it.
+    is_shown: AtomicBool,
 }
 
 /// An index at an epoch.
@@ -25,17 +33,19 @@ pub(crate) struct Published {
 pub(crate) struct PublishedIndex {
     pub(crate) counts: IndexCounts,
     pub(crate) shards: Vec<Arc<dyn VectorIndexRead>>,
+    /// How much searches look at; `None`: everything.
+    pub(crate) effort: Option<Effort>,
 }
 
 impl Published {
     /// The first snapshot after opening a state.
     pub(crate) fn first(state: &State, shards: Vec<Vec<Arc<dyn VectorIndexRead>>>) -> Self {
-        let counts = IndexCounts::default();
-        let indexes = shards
-            .into_iter()
-            .map(|shards| PublishedIndex { counts, shards })
-            .collect::<Vec<_>>();
-        Self::of(state, indexes, None)
+        let index = |shards| PublishedIndex {
+            counts: IndexCounts::default(),
+            shards,
+            effort: None,
+        };
+        Self::of(state, shards.into_iter().map(index).collect(), None)
     }
 
     /// The snapshot after a commit that changed some shards. Only the commit's thread calls it, so
@@ -64,6 +74,7 @@ impl Published {
         let record = state.record();
         for (index, name) in indexes.iter_mut().zip(&state.names().indexes) {
             index.counts = record.indexes.get(&**name).copied().unwrap_or_default();
+            index.effort = state.effort(name);
         }
         Self {
             epoch: state.epoch(),
@@ -72,6 +83,7 @@ impl Published {
             store: state.snapshot(),
             indexes,
             freshness,
+            is_shown: AtomicBool::new(false),
         }
     }
 
@@ -84,18 +96,66 @@ impl Published {
     }
 }
 
-/// Where the newest snapshot hangs.
+/// Earlier epochs that are kept at most: with some 64 KiB of rows and bits that only one epoch has, 64 MiB.
+const EARLIER_MAX: usize = 1_000;
+
+/// Where the newest snapshot hangs, and those that answers came from.
 #[derive(Default)]
 pub(crate) struct Publisher {
     current: ArcSwapOption<Published>,
+    /// How long earlier ones are kept.
+    history: Duration,
+    /// Oldest first, with the times at which they were replaced.
+    earlier: Mutex<VecDeque<(Instant, Arc<Published>)>>,
 }
 
 impl Publisher {
+    pub(crate) fn new(history: Duration) -> Self {
+        Self {
+            history,
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn publish(&self, published: Published) {
-        self.current.store(Some(Arc::new(published)));
+        let before = self.current.swap(Some(Arc::new(published)));
+        let mut earlier = self.earlier.lock().unwrap_or_else(PoisonError::into_inner);
+        // Sequentially consistent with `shown`: either a reader's mark is seen here, or the reader sees
+        // that another one has taken its place.
+        let before = before.filter(|it| it.is_shown.load(Ordering::SeqCst));
+        let now = Instant::now();
+        if let (Some(before), false) = (before, self.history.is_zero()) {
+            earlier.push_back((now, before));
+        }
+        let is_old = |at: &Instant| now.duration_since(*at) > self.history;
+        while earlier.len() > EARLIER_MAX || earlier.front().is_some_and(|(at, _)| is_old(at)) {
+            earlier.pop_front();
+        }
     }
 
     pub(crate) fn current(&self) -> Option<Arc<Published>> {
         self.current.load_full()
+    }
+
+    /// The newest snapshot, which an answer will come from.
+    pub(crate) fn shown(&self) -> Option<Arc<Published>> {
+        loop {
+            let current = self.current()?;
+            current.is_shown.store(true, Ordering::SeqCst);
+            let now = self.current();
+            if now.is_some_and(|now| Arc::ptr_eq(&now, &current)) {
+                return Some(current);
+            }
+        }
+    }
+
+    /// The snapshot of an epoch, if it is the newest or was shown lately.
+    pub(crate) fn at(&self, epoch: Epoch) -> Option<Arc<Published>> {
+        let newest = self.shown().filter(|it| it.epoch == epoch);
+        newest.or_else(|| {
+            let earlier = self.earlier.lock().unwrap_or_else(PoisonError::into_inner);
+            let at = earlier.binary_search_by_key(&epoch, |(_, it)| it.epoch);
+            at.ok().map(|at| earlier[at].1.clone())
+        })
     }
 }

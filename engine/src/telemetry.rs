@@ -9,7 +9,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::time::SystemTime;
-use vectide_model::DeadLetterReason;
+use vectide_model::{DeadLetterReason, Effort};
 use vectide_operators::PlanIndex;
 
 /// From half a millisecond (an idle system on a fast disk) to minutes (a backfill).
@@ -69,6 +69,26 @@ fn describe() {
         "vectide_state_short",
         "1 while no changes are taken because the disk is short of room"
     );
+    describe_gauge!(
+        "vectide_recall",
+        "Share of the true ten hits that searches find, by queries asked again"
+    );
+    describe_gauge!(
+        "vectide_recall_low",
+        "Lower end of the 95 % interval of vectide_recall"
+    );
+    describe_gauge!(
+        "vectide_recall_high",
+        "Upper end of the 95 % interval of vectide_recall"
+    );
+    describe_gauge!(
+        "vectide_search_effort",
+        "Step of how much searches look at; 8 is nominal, 4 more are twice as much"
+    );
+    describe_counter!(
+        "vectide_shadow_queries_total",
+        "Queries that were asked again to measure recall"
+    );
     describe_gauge!("vectide_epoch", "The last committed and published epoch");
     describe_histogram!(
         "vectide_query_duration_seconds",
@@ -96,6 +116,16 @@ pub(crate) fn committed(
     for (index, count) in reused {
         counter!("vectide_reused_chunks_total", "index" => name(index)).increment(*count);
     }
+}
+
+/// Sets what is known of an index's recall: its mean and half the width of its interval.
+pub(crate) fn recall(index: &str, (mean, doubt): (f64, f64), effort: Effort) {
+    let name = || index.to_owned();
+    gauge!("vectide_recall", "index" => name()).set(mean);
+    gauge!("vectide_recall_low", "index" => name()).set((mean - doubt).max(0.0));
+    gauge!("vectide_recall_high", "index" => name()).set((mean + doubt).min(1.0));
+    gauge!("vectide_search_effort", "index" => name()).set(effort.step());
+    counter!("vectide_shadow_queries_total", "index" => name()).increment(1);
 }
 
 /// Sets what the state takes up, and what is free.

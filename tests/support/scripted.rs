@@ -76,6 +76,8 @@ pub struct ScriptedPipeline {
     pub workers: usize,
     /// Shards of the index.
     pub shards: u32,
+    /// The share of true hits that its searches promise.
+    pub recall: f64,
     /// Configuration of the chunker, as JSON, and its type.
     pub chunker: (&'static str, serde_json::Value),
 }
@@ -111,6 +113,7 @@ impl ScriptedPipeline {
             embedder,
             workers,
             shards,
+            recall: 0.98,
             chunker,
         }
     }
@@ -136,6 +139,7 @@ impl ScriptedPipeline {
             dead_letters: PlannedDeadLetters::default(),
             commit: CommitConfig::default(),
             room: RoomLimits::default(),
+            history: Duration::from_secs(60),
         };
         for (number, (name, source)) in scripts.into_iter().enumerate() {
             let name: Arc<str> = name.into();
@@ -161,6 +165,7 @@ impl ScriptedPipeline {
                 chunker: chunker.unwrap_or_else(|error| panic!("{error}")),
                 embedder: self.embedder.clone(),
                 shards: self.shards,
+                recall: self.recall,
             });
         }
         plan

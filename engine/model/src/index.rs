@@ -174,6 +174,11 @@ pub trait VectorIndexRead: Send + Sync {
     }
     /// The stored vector of a live row.
     fn vector(&self, chunk: &ChunkId) -> Option<Embedding>;
+    /// The inner product of a query with a live row, as a search would give it.
+    fn score(&self, query: &[f32], chunk: &ChunkId) -> Option<f32>;
+    /// Says that searches miss too much: what leads to the rows is to be made anew, in the background. An
+    /// exact index ignores it.
+    fn renew(&self) {}
 }
 
 /// An epoch of a shard, closed.
@@ -385,6 +390,7 @@ mod contract {
                         "score of {hit:?}"
                     );
                     assert_eq!(read.vector(&hit.chunk).as_ref(), Some(vector));
+                    assert_eq!(read.score(&query, &hit.chunk), Some(hit.score));
                 }
                 let mut exact: Vec<(f32, ChunkId)> = live
                     .iter()

@@ -35,10 +35,18 @@ pub struct Query {
     pub index: String,
     /// What to search for.
     pub input: QueryInput,
-    /// How many hits, 1..=[`Query::K_MAX`].
+    /// How many hits, or documents where they are grouped, 1..=[`Query::K_MAX`].
     pub k: usize,
     /// What hits carry.
     pub include: Include,
+    /// Best chunks shown of each document, 1..=[`Query::GROUP_MAX`]; without it chunks stand alone.
+    pub group_by_document: Option<usize>,
+    /// Looks at every row instead of as many as the index's recall takes.
+    pub exact: bool,
+    /// The epoch to answer from, one that an answer came from lately; without it the newest.
+    pub as_of: Option<Epoch>,
+    /// How long it may search before it answers with what it has found.
+    pub budget: Option<Duration>,
 }
 
 impl Query {
@@ -46,6 +54,22 @@ impl Query {
     pub const K_MAX: usize = 10_000;
     /// Longest query text in bytes; models read some hundred words of it.
     pub const TEXT_BYTES_MAX: usize = 64 * 1024;
+    /// Most chunks of a document that a grouped answer shows.
+    pub const GROUP_MAX: usize = 100;
+
+    /// A search of the newest epoch for the `k` best chunks, with nothing but where they stand.
+    pub fn new(index: impl Into<String>, input: QueryInput, k: usize) -> Self {
+        Self {
+            index: index.into(),
+            input,
+            k,
+            include: Include::default(),
+            group_by_document: None,
+            exact: false,
+            as_of: None,
+            budget: None,
+        }
+    }
 }
 
 /// A stretch of a document's text, in Unicode scalar values (as Python counts), end excluded.
@@ -106,8 +130,11 @@ pub struct Timings {
 /// The answer to a query.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// Best first.
+    /// Best first; where they are grouped, the hits of a document stand together, at the place of its
+    /// best.
     pub hits: Vec<Hit>,
+    /// Whether the query's time was up before all was looked at.
+    pub is_partial: bool,
     /// The state it is from.
     pub as_of: AsOf,
     /// Where the time went.
@@ -206,6 +233,14 @@ pub enum QueryError {
         /// What is allowed.
         hint: String,
     },
+    /// An epoch is asked for that is not held any more, or not yet.
+    #[error("epoch {asked} is not held: the newest is {newest}")]
+    NotHeld {
+        /// What was asked for.
+        asked: Epoch,
+        /// The newest one.
+        newest: Epoch,
+    },
     /// Nothing is published yet, or the process is ending.
     #[error("{0}")]
     Unavailable(String),
@@ -232,11 +267,22 @@ pub trait QueryService: Send + Sync + 'static {
     /// [`QueryError::NotFound`], or the store can't be read.
     fn document(&self, index: &str, id: &str) -> Result<DocumentView, QueryError>;
 
+    /// Searches for several things at once, all in one epoch.
+    ///
+    /// # Errors
+    /// Any [`QueryError`], of the first query that has no answer; the limits of [`Query`] are checked
+    /// here.
+    fn query_all(&self, queries: &[Query]) -> Result<Vec<Answer>, QueryError>;
+
     /// Searches.
     ///
     /// # Errors
-    /// Any [`QueryError`]; the limits of [`Query`] are checked here.
-    fn query(&self, query: &Query) -> Result<Answer, QueryError>;
+    /// As [`QueryService::query_all`].
+    fn query(&self, query: &Query) -> Result<Answer, QueryError> {
+        let answers = self.query_all(std::slice::from_ref(query))?;
+        let missing = || QueryError::Internal("a query had no answer".into());
+        answers.into_iter().next().ok_or_else(missing)
+    }
 
     /// The models that indexes use.
     fn models(&self) -> Vec<ModelIdentity>;

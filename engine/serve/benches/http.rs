@@ -27,8 +27,8 @@ impl QueryService for Prepared {
     fn document(&self, _: &str, _: &str) -> Result<DocumentView, QueryError> {
         Err(QueryError::Unavailable(String::new()))
     }
-    fn query(&self, _: &Query) -> Result<Answer, QueryError> {
-        Ok(self.0.clone())
+    fn query_all(&self, queries: &[Query]) -> Result<Vec<Answer>, QueryError> {
+        Ok(queries.iter().map(|_| self.0.clone()).collect())
     }
     fn models(&self) -> Vec<ModelIdentity> {
         Vec::new()
@@ -75,6 +75,7 @@ fn prepared() -> Prepared {
     };
     Prepared(Answer {
         hits: (0..10).map(hit).collect(),
+        is_partial: false,
         as_of: AsOf {
             epoch: 1,
             positions: Arc::default(),

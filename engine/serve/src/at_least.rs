@@ -166,21 +166,21 @@ fn covers(held: &Positions, wanted: &Positions) -> bool {
     })
 }
 
+/// What is wrong with a time.
+pub(crate) fn duration_fault(field: &str, value: &Value) -> Option<(String, String)> {
+    let text = value.as_str();
+    let good = text.is_some_and(|text| text.parse::<HumanDuration>().is_ok());
+    (!good && !value.is_null()).then(|| {
+        let hint = "send a time with its unit, \"500ms\" or \"2s\"";
+        (format!("`{field}` is {value}"), hint.into())
+    })
+}
+
 /// What is wrong with one of the fields, before they are read by their types.
 pub(crate) fn fault(field: &str, value: &Value) -> Option<(String, String)> {
     match field {
         "at_least" => at_least_fault(value),
-        "timeout" => {
-            let text = value.as_str();
-            let good = text.is_some_and(|text| text.parse::<HumanDuration>().is_ok());
-            (!good && !value.is_null()).then(|| {
-                let fact = format!("`timeout` is {value}");
-                (
-                    fact,
-                    "send a time with its unit, \"500ms\" or \"2s\"".into(),
-                )
-            })
-        }
+        "timeout" => duration_fault("timeout", value),
         "on_timeout" => {
             let good = value
                 .as_str()

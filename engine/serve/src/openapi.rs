@@ -2,7 +2,7 @@
 //!
 //! Invariant: each route of the router is described here and nowhere else; a test compares them.
 
-use crate::{documents, embeddings, health, indexes, models, problem, query, sources};
+use crate::{documents, embeddings, health, indexes, models, problem, query, query_batch, sources};
 use axum::http::{HeaderValue, header::CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use std::sync::LazyLock;
@@ -19,6 +19,7 @@ use utoipa::{Modify, OpenApi};
     ),
     paths(
         query::query,
+        query_batch::query_batch,
         indexes::list,
         indexes::get,
         documents::get,

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use utoipa::ToSchema;
-use vectide_model::{Positions, QueryError};
+use vectide_model::{Epoch, Positions, QueryError};
 
 /// Why a request has no answer: RFC 9457 problem details.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -98,6 +98,12 @@ impl Refusal {
         self
     }
 
+    /// Says which part of a request it is about.
+    pub(crate) fn of(mut self, part: &str) -> Self {
+        self.fact = format!("{part}: {}", self.fact);
+        self
+    }
+
     /// A field has a value that is not allowed.
     pub(crate) fn invalid(field: &str, fact: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_field", fact)
@@ -119,11 +125,28 @@ impl Refusal {
     }
 }
 
+/// An epoch that was never there, is not yet there, or is forgotten.
+fn not_held(asked: Epoch, newest: Epoch) -> Refusal {
+    let fact = format!("epoch {asked} is not held: the newest is {newest}");
+    let (status, hint) = if asked > newest {
+        let hint = "ask with `at_least` to wait for what is not yet visible";
+        (StatusCode::BAD_REQUEST, hint)
+    } else {
+        let hint = "an epoch is held for `state.history` after an answer came from it: ask again without \
+                    `as_of`";
+        (StatusCode::GONE, hint)
+    };
+    Refusal::new(status, "epoch_not_held", fact)
+        .hint(hint)
+        .field("as_of")
+}
+
 impl From<QueryError> for Refusal {
     fn from(error: QueryError) -> Self {
         match error {
             QueryError::NotFound { kind, name, known } => not_found(kind, &name, &known),
             QueryError::Invalid { field, fact, hint } => Self::invalid(field, fact, hint),
+            QueryError::NotHeld { asked, newest } => not_held(asked, newest),
             QueryError::Unavailable(fact) => Self::unavailable("unavailable", fact),
             QueryError::Internal(cause) => Self::internal(&cause),
         }

@@ -3,7 +3,7 @@
 //! Invariant: a request that reaches the service names exactly one finite, non-empty thing to search
 //! for and a `k` within [`Query::K_MAX`].
 
-use crate::at_least::{self, AtLeast, OffsetView, OnTimeout, Wanted};
+use crate::at_least::{self, AtLeast, OffsetView, OnTimeout, Wanted, duration_fault};
 use crate::body::JsonRequest;
 use crate::endpoint::{Endpoint, PathParts, path_parts};
 use crate::observe::record_query;
@@ -40,6 +40,28 @@ pub struct QueryRequest {
     #[serde(default = "default_include")]
     #[schema(default = json!(["text", "metadata"]))]
     pub include: Vec<IncludeField>,
+    /// Makes `k` a number of documents: the hits are those of the `k` documents with the best chunks, each
+    /// document's together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub group_by: Option<GroupBy>,
+    /// Best chunks of each document, with `group_by`; 1 if nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 1, maximum = 100)]
+    pub group_size: Option<usize>,
+    /// Looks at every row, so that the hits are the true ones, instead of as many as the index's `recall`
+    /// takes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exact: bool,
+    /// The epoch to answer from: one that an answer came from within `state.history`. The same query at the
+    /// same epoch has the same answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub as_of: Option<u64>,
+    /// How long it may search, `5ms`: what was found by then is the answer, marked as `partial`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, required = false)]
+    pub budget: Option<HumanDuration>,
     /// Positions that the answer has to cover, source -> partition -> next offset, as
     /// `as_of.positions` has them: the query waits for them.
     #[serde(default, skip_serializing_if = "Wanted::is_empty")]
@@ -52,6 +74,14 @@ pub struct QueryRequest {
     /// What happens then.
     #[serde(default)]
     pub on_timeout: OnTimeout,
+}
+
+/// What hits stand together by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum GroupBy {
+    /// The document they are of.
+    Document,
 }
 
 /// Hits of a query whose `k` is not given.
@@ -89,6 +119,9 @@ pub struct QueryResponse {
     /// True when the answer does not cover `at_least`, which `on_timeout: serve` allows.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stale: bool,
+    /// True when the query's `budget` was used up before all was looked at.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
     /// Where the time went.
     pub took_ms: TookMs,
 }
@@ -166,6 +199,7 @@ impl From<Answer> for QueryResponse {
             hits: answer.hits.into_iter().map(HitView::from).collect(),
             as_of: answer.as_of.into(),
             stale: false,
+            partial: answer.is_partial,
             took_ms: answer.took.into(),
         }
     }
@@ -194,13 +228,18 @@ impl QueryRequest {
             vector: None,
             k,
             include: default_include(),
+            group_by: None,
+            group_size: None,
+            exact: false,
+            as_of: None,
+            budget: None,
             at_least: Wanted::new(),
             timeout: None,
             on_timeout: OnTimeout::default(),
         }
     }
 
-    fn into_query(self, index: String) -> Result<Query, Refusal> {
+    pub(crate) fn into_query(self, index: String) -> Result<Query, Refusal> {
         if !(1..=Query::K_MAX).contains(&self.k) {
             let (fact, hint) = k_fault(&self.k);
             return Err(Refusal::invalid("k", fact, hint));
@@ -217,13 +256,37 @@ impl QueryRequest {
             (None, None) => return Err(wrong_inputs("missing_field", "neither")),
             (Some(_), Some(_)) => return Err(wrong_inputs("conflicting_fields", "both")),
         };
+        let group_by_document = group_size(self.group_by, self.group_size)?;
         Ok(Query {
-            index,
-            input,
-            k: self.k,
             include,
+            group_by_document,
+            exact: self.exact,
+            as_of: self.as_of,
+            budget: self.budget.map(HumanDuration::as_duration),
+            ..Query::new(index, input, self.k)
         })
     }
+}
+
+/// The size of groups, where there are some.
+fn group_size(by: Option<GroupBy>, size: Option<usize>) -> Result<Option<usize>, Refusal> {
+    match (by, size) {
+        (None, Some(_)) => {
+            let hint = "send `\"group_by\": \"document\"` with it, or leave it out";
+            let fact = "`group_size` stands without `group_by`";
+            Err(Refusal::invalid("group_size", fact, hint))
+        }
+        (Some(GroupBy::Document), Some(size)) if !(1..=Query::GROUP_MAX).contains(&size) => {
+            let (fact, hint) = group_size_fault(&size);
+            Err(Refusal::invalid("group_size", fact, hint))
+        }
+        (by, size) => Ok(by.map(|GroupBy::Document| size.unwrap_or(1))),
+    }
+}
+
+fn group_size_fault(size: &dyn std::fmt::Display) -> (String, String) {
+    let hint = format!("send a whole number from 1 to {}", Query::GROUP_MAX);
+    (format!("`group_size` is {size}"), hint)
 }
 
 fn wrong_inputs(code: &'static str, which: &str) -> Refusal {
@@ -272,6 +335,11 @@ impl JsonRequest for QueryRequest {
         "vector",
         "k",
         "include",
+        "group_by",
+        "group_size",
+        "exact",
+        "as_of",
+        "budget",
         "at_least",
         "timeout",
         "on_timeout",
@@ -290,6 +358,24 @@ impl JsonRequest for QueryRequest {
                 (!good).then(|| k_fault(value))
             }
             "include" => include_fault(value),
+            "group_by" if value != "document" => {
+                let fact = format!("`group_by` can't be {value}");
+                Some((fact, "send \"document\", or leave it out".into()))
+            }
+            "group_size" => {
+                let whole = value.as_u64().and_then(|size| usize::try_from(size).ok());
+                let good = whole.is_some_and(|size| (1..=Query::GROUP_MAX).contains(&size));
+                (!good).then(|| group_size_fault(value))
+            }
+            "exact" if !value.is_boolean() => {
+                let fact = "`exact` is not a boolean";
+                Some((fact.into(), "send true or false".into()))
+            }
+            "as_of" if !value.is_u64() => {
+                let hint = "send the `as_of.epoch` of an answer";
+                Some(("`as_of` is no epoch".into(), hint.into()))
+            }
+            "budget" => duration_fault("budget", value),
             _ => at_least::fault(field, value),
         }
     }

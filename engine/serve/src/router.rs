@@ -7,7 +7,7 @@ use crate::auth::require_key;
 use crate::endpoint::Endpoint;
 use crate::observe::observe;
 use crate::problem::Refusal;
-use crate::{documents, embeddings, health, indexes, models, openapi, query, sources};
+use crate::{documents, embeddings, health, indexes, models, openapi, query, query_batch, sources};
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::{from_fn, from_fn_with_state};
@@ -19,6 +19,10 @@ pub(crate) fn router(endpoint: Endpoint) -> Router {
         .route("/v1/indexes", get(indexes::list))
         .route("/v1/indexes/{index}", get(indexes::get))
         .route("/v1/indexes/{index}/query", post(query::query))
+        .route(
+            "/v1/indexes/{index}/query/batch",
+            post(query_batch::query_batch),
+        )
         .route("/v1/indexes/{index}/documents/{*id}", get(documents::get))
         .route("/v1/sources/{source}/position", get(sources::position))
         .route("/v1/embeddings", post(embeddings::create))

@@ -22,6 +22,8 @@ pub(crate) const FORMAT_VERSION: u8 = 3;
 
 /// Keys of the `meta` table.
 pub(crate) const META_COMMIT: &[u8] = b"commit";
+/// Index -> step of its searches' effort, for those that were steered.
+pub(crate) const META_EFFORTS: &[u8] = b"efforts";
 
 /// The commit record: what binds an epoch to the positions it came from.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -15,7 +15,7 @@ mod witness;
 
 pub(crate) use fjall_store::FjallStore;
 pub(crate) use layout::{
-    CommitRecord, DocumentRecord, IndexCounts, META_COMMIT, StoredLetter, chunk_key,
+    CommitRecord, DocumentRecord, IndexCounts, META_COMMIT, META_EFFORTS, StoredLetter, chunk_key,
     dead_letter_key, decode, embedding_key, encode, entity_key, head_key, kept_generations,
     kept_letter, name_prefix, segment_key, segment_place, shard_prefix, tombstone_key,
 };
@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use vectide_model::{
-    Batch, ContentHash, Embedding, Epoch, HeldRows, Key, Partition, Row, SegmentManifest,
+    Batch, ContentHash, Effort, Embedding, Epoch, HeldRows, Key, Partition, Row, SegmentManifest,
     ShardState, SourceError, Store, StoreError, StoreRead, Table,
 };
 use vectide_operators::{Committed, CommittedState, HeldDocument, HeldRow, PlanIndex};
@@ -70,6 +70,9 @@ pub(crate) struct Names {
     pub(crate) models: Vec<u64>,
 }
 
+/// How much searches of each index look at; `None`: everything.
+pub(crate) type Efforts = BTreeMap<String, Option<Effort>>;
+
 /// The state, open for writing.
 pub(crate) struct State {
     store: Arc<dyn Store>,
@@ -78,6 +81,7 @@ pub(crate) struct State {
     committed: AtomicU64,
     generation: AtomicU64,
     record: RwLock<Arc<CommitRecord>>,
+    efforts: RwLock<Efforts>,
     witness: Witness,
     removals: FileRemovals,
     _lock: DirectoryLock,
@@ -111,6 +115,7 @@ impl State {
             committed: AtomicU64::new(record.epoch),
             generation: AtomicU64::new(record.cache.generation.into()),
             record: RwLock::new(Arc::new(record)),
+            efforts: RwLock::default(),
             witness,
             removals: FileRemovals::default(),
             _lock: lock,
@@ -165,6 +170,35 @@ impl State {
         self.generation.store(generation.into(), Ordering::Release);
         self.committed.store(epoch, Ordering::Release);
         Ok(())
+    }
+
+    /// How much searches of an index look at since the last commit.
+    pub(crate) fn effort(&self, index: &str) -> Option<Effort> {
+        self.efforts().get(index).copied().flatten()
+    }
+
+    /// The same of all indexes.
+    pub(crate) fn efforts(&self) -> Efforts {
+        let efforts = self.efforts.read();
+        efforts
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Says how much searches look at from the next snapshot on.
+    pub(crate) fn set_efforts(&self, efforts: Efforts) {
+        let mut held = self.efforts.write();
+        let held = held
+            .as_deref_mut()
+            .unwrap_or_else(|poisoned| poisoned.get_mut());
+        *held = efforts;
+    }
+
+    /// The efforts that an earlier process has come to.
+    pub(crate) fn kept_efforts(&self) -> Result<BTreeMap<String, Effort>, StoreError> {
+        let bytes = self.snapshot().get(Table::Meta, META_EFFORTS)?;
+        let kept = bytes.map(|bytes| decode("the searches' efforts", &bytes));
+        kept.transpose().map(Option::unwrap_or_default)
     }
 
     /// Lets sources begin anew, besides those whose new beginning was not finished: they have no

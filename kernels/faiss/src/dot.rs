@@ -3,13 +3,13 @@
 //! Invariant: on one machine the same query and the same stored bits give the same score, bit for
 //! bit, wherever the row lies; FAISS's own scores only choose candidates.
 
+use crate::instructions::Instructions;
 use half::f16;
 
 /// A query made ready: knows which instructions this machine has.
 pub(crate) struct Query<'a> {
     components: &'a [f32],
-    #[cfg(target_arch = "x86_64")]
-    wide: bool,
+    instructions: Instructions,
 }
 
 impl<'a> Query<'a> {
@@ -17,8 +17,7 @@ impl<'a> Query<'a> {
     pub(crate) fn new(components: &'a [f32]) -> Self {
         Self {
             components,
-            #[cfg(target_arch = "x86_64")]
-            wide: has_wide_instructions(),
+            instructions: Instructions::of_this_machine(),
         }
     }
 
@@ -31,21 +30,16 @@ impl<'a> Query<'a> {
     /// one count as zero.
     #[inline]
     pub(crate) fn dot(&self, vector: &[f16]) -> f32 {
-        #[cfg(target_arch = "x86_64")]
-        if self.wide {
-            // SAFETY: `wide` says that the processor has AVX2, FMA and F16C.
-            return unsafe { wide::dot(self.components, vector) };
+        match self.instructions {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the processor was asked for AVX-512F.
+            Instructions::Avx512 => unsafe { wide::dot_512(self.components, vector) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the processor was asked for AVX2, FMA and F16C.
+            Instructions::Avx2 => unsafe { wide::dot_256(self.components, vector) },
+            Instructions::Portable => portable_dot(self.components, vector),
         }
-        portable_dot(self.components, vector)
     }
-}
-
-/// Whether the processor has what FAISS was compiled for and [`Query::dot`] uses.
-#[cfg(target_arch = "x86_64")]
-pub(crate) fn has_wide_instructions() -> bool {
-    std::arch::is_x86_feature_detected!("avx2")
-        && std::arch::is_x86_feature_detected!("fma")
-        && std::arch::is_x86_feature_detected!("f16c")
 }
 
 /// Lanes that are summed apart, so that the compiler can use whatever vectors there are.
@@ -70,12 +64,14 @@ fn portable_dot(query: &[f32], vector: &[f16]) -> f32 {
 
 #[cfg(target_arch = "x86_64")]
 mod wide {
-    //! The same for processors with AVX2, FMA and F16C.
+    //! The same for processors with AVX2, FMA and F16C, or AVX-512F.
 
     use half::f16;
     use std::arch::x86_64::{
-        __m128i, __m256, _mm_loadu_si128, _mm256_add_ps, _mm256_cvtph_ps, _mm256_fmadd_ps,
-        _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+        __m128i, __m256, __m256i, __m512, _mm_loadu_si128, _mm256_add_ps, _mm256_cvtph_ps,
+        _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_setzero_ps, _mm256_storeu_ps,
+        _mm512_add_ps, _mm512_cvtph_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_reduce_add_ps,
+        _mm512_setzero_ps,
     };
 
     /// Components of one register.
@@ -84,7 +80,7 @@ mod wide {
     const SUMS: usize = 4;
 
     #[target_feature(enable = "avx2,fma,f16c")]
-    pub(super) fn dot(query: &[f32], vector: &[f16]) -> f32 {
+    pub(super) fn dot_256(query: &[f32], vector: &[f16]) -> f32 {
         let length = query.len().min(vector.len());
         let (query, vector) = (&query[..length], &vector[..length]);
         let mut sums = [_mm256_setzero_ps(); SUMS];
@@ -112,6 +108,51 @@ mod wide {
         lanes.iter().sum::<f32>() + rest.map(|(x, y)| x * y.to_f32()).sum::<f32>()
     }
 
+    /// Components of one register.
+    const WIDTH_512: usize = 16;
+
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn dot_512(query: &[f32], vector: &[f16]) -> f32 {
+        let length = query.len().min(vector.len());
+        let (query, vector) = (&query[..length], &vector[..length]);
+        let mut sums = [_mm512_setzero_ps(); SUMS];
+        let mut at = 0;
+        while at + WIDTH_512 * SUMS <= length {
+            for (lane, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: `at + WIDTH_512 * SUMS <= length`, so all loads stay inside both slices.
+                *sum = unsafe { step_512(query, vector, at + lane * WIDTH_512, *sum) };
+            }
+            at += WIDTH_512 * SUMS;
+        }
+        while at + WIDTH_512 <= length {
+            // SAFETY: `at + WIDTH_512 <= length`.
+            sums[0] = unsafe { step_512(query, vector, at, sums[0]) };
+            at += WIDTH_512;
+        }
+        let total = _mm512_add_ps(
+            _mm512_add_ps(sums[0], sums[1]),
+            _mm512_add_ps(sums[2], sums[3]),
+        );
+        let rest = query[at..].iter().zip(&vector[at..]);
+        _mm512_reduce_add_ps(total) + rest.map(|(x, y)| x * y.to_f32()).sum::<f32>()
+    }
+
+    /// Adds sixteen products to `sum`.
+    ///
+    /// # Safety
+    /// Both slices must have sixteen components from `at` on.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    unsafe fn step_512(query: &[f32], vector: &[f16], at: usize, sum: __m512) -> __m512 {
+        // SAFETY: the caller promises sixteen components from `at` on; the loads need no alignment,
+        // and `f16` is a transparent `u16`.
+        unsafe {
+            let halves = _mm256_loadu_si256(vector.as_ptr().add(at).cast::<__m256i>());
+            let floats = _mm512_loadu_ps(query.as_ptr().add(at));
+            _mm512_fmadd_ps(floats, _mm512_cvtph_ps(halves), sum)
+        }
+    }
+
     /// Adds eight products to `sum`.
     ///
     /// # Safety
@@ -136,7 +177,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn both_ways_agree_with_double_precision(
+        fn all_ways_agree_with_double_precision(
             pairs in prop::collection::vec((-2.0_f32..2.0, -2.0_f32..2.0), 0..200),
         ) {
             let query: Vec<f32> = pairs.iter().map(|pair| pair.0).collect();
@@ -146,7 +187,9 @@ mod tests {
                 .zip(&vector)
                 .map(|(x, y)| f64::from(*x) * y.to_f64())
                 .sum();
-            for got in [portable_dot(&query, &vector), Query::new(&query).dot(&vector)] {
+            for instructions in Instructions::all_here() {
+                let query = Query { components: &query, instructions };
+                let got = query.dot(&vector);
                 prop_assert!((f64::from(got) - wanted).abs() < 1e-3, "{got} for {wanted}");
             }
         }

@@ -169,6 +169,7 @@ fn read_shard(
         dimension,
         heads,
         segments,
+        is_renewal_wanted: Arc::default(),
     })
 }
 
@@ -176,7 +177,7 @@ fn read_shard(
 /// instruction.
 fn check_processor() -> Result<(), IndexError> {
     #[cfg(target_arch = "x86_64")]
-    if !crate::dot::has_wide_instructions() {
+    if !crate::instructions::Instructions::has_avx2() {
         return Err(IndexError {
             fact: "this processor lacks AVX2, FMA or F16C, which FAISS was compiled for".into(),
             hint:

@@ -17,6 +17,7 @@
 //! | `budget` | the time of a search |
 //! | `builder`, `tiers` | background work, and what is merged when |
 //! | `dot`, `top` | scores and their order |
+//! | `instructions` | what the processor has |
 //! | `library` | the boundary to FAISS |
 //! | `ending` | the end of a process while segments are built |
 //!
@@ -34,6 +35,7 @@ mod factory;
 mod files;
 mod generation;
 mod head;
+mod instructions;
 mod library;
 mod read;
 mod rows;

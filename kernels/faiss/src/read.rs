@@ -11,7 +11,9 @@ use crate::generation::Generation;
 use crate::head::{HeadView, embedding};
 use crate::segment::Segment;
 use crate::top::Top;
+use half::f16;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use vectide_model::{ChunkId, Effort, Embedding, Found, ScoredChunk, Search, VectorIndexRead};
 
 /// A segment with its live rows at an epoch.
@@ -39,9 +41,21 @@ pub(crate) struct ShardRead {
     /// The open head and the frozen ones.
     pub(crate) heads: Vec<HeadView>,
     pub(crate) segments: Vec<Held>,
+    /// Shared with the writer.
+    pub(crate) is_renewal_wanted: Arc<AtomicBool>,
 }
 
 impl ShardRead {
+    /// The stored vector of a live row.
+    fn stored(&self, chunk: &ChunkId) -> Option<&[f16]> {
+        let in_heads = self.heads.iter().find_map(|head| head.vector(chunk));
+        in_heads.or_else(|| {
+            self.segments
+                .iter()
+                .find_map(|held| Some(held.segment.vector(held.live_row_of(chunk)?)))
+        })
+    }
+
     /// The coded segments by their generations: one, or a few while a new one takes over.
     fn coded(&self) -> Vec<(&Generation, Vec<CodedSegment<'_>>)> {
         let mut groups: Vec<(&Generation, Vec<CodedSegment<'_>>)> = Vec::new();
@@ -143,12 +157,16 @@ impl VectorIndexRead for ShardRead {
     }
 
     fn vector(&self, chunk: &ChunkId) -> Option<Embedding> {
-        let in_heads = self.heads.iter().find_map(|head| head.vector(chunk));
-        in_heads.map(embedding).or_else(|| {
-            self.segments.iter().find_map(|held| {
-                let row = held.live_row_of(chunk)?;
-                Some(embedding(held.segment.vector(row)))
-            })
-        })
+        self.stored(chunk).map(embedding)
+    }
+
+    fn score(&self, query: &[f32], chunk: &ChunkId) -> Option<f32> {
+        let vector = self.stored(chunk)?;
+        // As in answers, which know no -0.0.
+        (query.len() == self.dimension).then(|| Query::new(query).dot(vector) + 0.0)
+    }
+
+    fn renew(&self) {
+        self.is_renewal_wanted.store(true, Ordering::Relaxed);
     }
 }

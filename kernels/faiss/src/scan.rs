@@ -16,6 +16,8 @@
 //!
 //! Invariant: all ways of summing give the same numbers, which fit into 16 bits.
 
+use crate::instructions::Instructions;
+
 /// Rows of a block.
 pub(crate) const BLOCK_ROWS: usize = 32;
 /// Values of a part.
@@ -129,31 +131,6 @@ const SUM_MAX: f32 = 60_000.0;
 
 fn product(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(x, y)| x * y).sum()
-}
-
-/// What the processor has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Instructions {
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    Portable,
-}
-
-impl Instructions {
-    fn of_this_machine() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if std::arch::is_x86_feature_detected!("avx512bw") {
-                return Self::Avx512;
-            }
-            if std::arch::is_x86_feature_detected!("avx2") {
-                return Self::Avx2;
-            }
-        }
-        Self::Portable
-    }
 }
 
 /// Of the rows of block `number`, those there are, as bits.
@@ -363,16 +340,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn ways() -> Vec<Instructions> {
-        let best = Instructions::of_this_machine();
-        let mut ways = vec![Instructions::Portable, best];
-        #[cfg(target_arch = "x86_64")]
-        if best == Instructions::Avx512 {
-            ways.push(Instructions::Avx2);
-        }
-        ways
-    }
-
     proptest! {
         #[test]
         fn every_way_sums_what_the_codes_say(
@@ -395,7 +362,7 @@ mod tests {
             };
             let expected: Vec<(usize, i32)> =
                 codes.iter().map(sum).enumerate().filter(|(_, sum)| *sum >= floor).collect();
-            for instructions in ways() {
+            for instructions in Instructions::all_here() {
                 let table = Table { entries: padded.clone(), units: 1.0, instructions };
                 let mut found = Vec::new();
                 table.scan(&blocks, codes.len(), floor, &mut |row, sum| found.push((row, i32::from(sum))));

@@ -46,6 +46,8 @@ const DEPTH_MARGIN: usize = 16;
 /// Candidates up to which ties at the end are followed. Beyond it, of more than this many rows with
 /// the very same score, an arbitrary choice is shown.
 const TIE_DEPTH_MAX: usize = 4096;
+/// Rows of a batch at which it is looked how well the generation fits.
+const FIT_ROWS: usize = 256;
 /// Rows scanned between two looks at the clock.
 const ROWS_BETWEEN_LOOKS: usize = 128;
 /// How far FAISS's order may differ from ours by rounding, in units of a score of 1.
@@ -412,6 +414,8 @@ fn code_all(
             break;
         }
         widen(source, rows.iter().copied(), &mut batch);
+        let sample = batch.len().min(FIT_ROWS * batch.len() / rows.len());
+        generation.note_fit(&batch[..sample], rows.len())?;
         let (lists, codes) = generation.encode(&batch)?;
         let codes = codes.chunks_exact(width);
         for ((row, list), code) in rows.iter().zip(lists).zip(codes) {

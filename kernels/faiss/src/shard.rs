@@ -41,6 +41,9 @@ use vectide_model::{
     VectorIndex,
 };
 
+/// One row in so many may be a stranger to its generation before a new one is trained.
+const STRANGERS_SHARE: usize = 8;
+
 /// A full head, being built into a segment.
 struct Frozen {
     id: SegmentId,
@@ -82,6 +85,8 @@ pub(crate) struct Shard {
     replies: Sender<Built>,
     built: Receiver<Built>,
     cancelled: Arc<AtomicBool>,
+    /// Set by readers whose searches miss too much.
+    is_renewal_wanted: Arc<AtomicBool>,
 }
 
 impl Shard {
@@ -113,6 +118,7 @@ impl Shard {
             replies,
             built,
             cancelled: Arc::default(),
+            is_renewal_wanted: Arc::default(),
         }
     }
 
@@ -247,12 +253,17 @@ impl Shard {
         }
     }
 
-    /// Whether a first generation is wanted, or one for a shard that has grown.
+    /// Whether a first generation is wanted, or one for a shard that has grown or whose rows have moved.
     fn is_training_due(&self, live: usize) -> bool {
-        let outgrown = |it: &Arc<Generation>| live >= it.rows().saturating_mul(GROWTH);
+        let is_worn = |it: &Arc<Generation>| {
+            let strangers = it.strangers().saturating_mul(STRANGERS_SHARE);
+            live >= it.rows().saturating_mul(GROWTH)
+                || strangers >= live
+                || self.is_renewal_wanted.load(Ordering::Relaxed)
+        };
         self.options.quantization == Quantization::Pq
             && live > self.options.flat_rows_max
-            && self.generation().is_none_or(outgrown)
+            && self.generation().is_none_or(is_worn)
     }
 
     /// Whether a segment is to be coded anew.
@@ -382,6 +393,7 @@ impl Shard {
             dimension: self.dimension,
             heads: heads.collect(),
             segments: self.segments.clone(),
+            is_renewal_wanted: self.is_renewal_wanted.clone(),
         }
     }
 
@@ -412,6 +424,7 @@ impl Shard {
         let inputs: Vec<Held> = chosen.into_iter().map(|at| alive[at].clone()).collect();
         let origin = |held: &Held| Origin::Segment(held.segment.clone(), held.live.clone());
         let work = if is_training_due {
+            self.is_renewal_wanted.store(false, Ordering::Relaxed);
             Work::Train(alive.iter().map(|held| origin(held)).collect())
         } else {
             let rows = inputs.iter().map(|held| held.live.live()).sum();

@@ -89,7 +89,49 @@ const VALUES: &[Case<'_>] = &[
     (r#"{"text":"a","include":["txt"]}"#, 400, "invalid_field", Some("include"), "`text`"),
     (r#"{"text":"a","include":[1]}"#, 400, "invalid_field", Some("include"), "`vector`"),
     (r#"{"text":"a","include":"text"}"#, 400, "invalid_field", Some("include"), "array"),
+    (r#"{"text":"a","group_by":"chunk"}"#, 400, "invalid_field", Some("group_by"), "document"),
+    (r#"{"text":"a","group_by":"document","group_size":0}"#, 400, "invalid_field", Some("group_size"), "1 to 100"),
+    (r#"{"text":"a","group_by":"document","group_size":"2"}"#, 400, "invalid_field", Some("group_size"), "1 to 100"),
+    (r#"{"text":"a","group_size":2}"#, 400, "invalid_field", Some("group_size"), "group_by"),
+    (r#"{"text":"a","exact":1}"#, 400, "invalid_field", Some("exact"), "true or false"),
+    (r#"{"text":"a","as_of":"42"}"#, 400, "invalid_field", Some("as_of"), "as_of.epoch"),
+    (r#"{"text":"a","as_of":43}"#, 400, "epoch_not_held", Some("as_of"), "at_least"),
+    (r#"{"text":"a","as_of":41}"#, 410, "epoch_not_held", Some("as_of"), "state.history"),
+    (r#"{"text":"a","budget":5}"#, 400, "invalid_field", Some("budget"), "unit"),
 ];
+
+const BATCH: &str = "/v1/indexes/pages/query/batch";
+
+#[rustfmt::skip] // A table is read by its columns.
+const BATCHES: &[Case<'_>] = &[
+    ("{}", 400, "missing_field", Some("queries"), "add"),
+    (r#"{"queries":{}}"#, 400, "invalid_field", Some("queries"), "array"),
+    (r#"{"queries":[]}"#, 400, "invalid_field", Some("queries"), "1 to 256"),
+    (r#"{"queries":["a"]}"#, 400, "invalid_field", Some("queries"), "objects"),
+    (r#"{"queries":[{"text":"a"},{"txt":"b"}]}"#, 400, "invalid_field", Some("queries"), "fields"),
+    (r#"{"queries":[{"text":"a"},{"text":"b","k":0}]}"#, 400, "invalid_field", Some("k"), RANGE),
+    (r#"{"queries":[{"text":"a"},{"k":1}]}"#, 400, "missing_field", Some("text"), "exactly one"),
+    (r#"{"queries":[{"text":"a","at_least":{"pages":{"pages/0":1}}}]}"#, 400, "invalid_field", Some("queries"), "as_of"),
+];
+
+#[test]
+fn batches_that_are_none() {
+    let server = Server::start();
+    check(&server, BATCH, BATCHES);
+    let many = vec![json!({"text": "a"}); 257];
+    let many = json!({ "queries": many }).to_string();
+    check(
+        &server,
+        BATCH,
+        &[(&many, 400, "invalid_field", Some("queries"), "1 to 256")],
+    );
+    let reply = server.post(BATCH, r#"{"queries":[{"text":"a"},{"text":"b","k":0}]}"#);
+    let problem = reply.problem(400, "invalid_field");
+    assert!(
+        problem["detail"].as_str().unwrap().contains("query 1 of"),
+        "{problem}"
+    );
+}
 
 #[test]
 fn values_that_are_not_allowed() {

@@ -207,6 +207,48 @@ impl Memory {
     }
 }
 
+impl Memory {
+    fn answer(&self, query: &Query) -> Result<Answer, QueryError> {
+        self.searched.fetch_add(1, Ordering::SeqCst);
+        Self::known_index(&query.index)?;
+        if let Some(asked) = query.as_of.filter(|epoch| *epoch != Self::as_of().epoch) {
+            let newest = Self::as_of().epoch;
+            return Err(QueryError::NotHeld { asked, newest });
+        }
+        let vector = self.input_vector(&query.input)?;
+        let include = query.include;
+        let hit = |(score, id, chunk, span, text): (f32, String, ChunkId, Span, String)| {
+            let document = &self.documents[&id];
+            let metadata = || RawValue::from_string(document.metadata.clone()).unwrap();
+            Hit {
+                document: id.as_str().into(),
+                chunk,
+                score,
+                span,
+                position: Self::position(document),
+                vector: include.vector.then(|| embed(&text)),
+                text: include.text.then_some(text),
+                metadata: include.metadata.then(metadata),
+            }
+        };
+        Ok(Answer {
+            hits: self
+                .scored(&vector)
+                .into_iter()
+                .take(query.k)
+                .map(hit)
+                .collect(),
+            is_partial: false,
+            as_of: Self::as_of(),
+            took: Timings {
+                embed: Duration::from_nanos(1_234_567),
+                search: Duration::from_micros(500),
+                total: Duration::from_micros(1_734),
+            },
+        })
+    }
+}
+
 impl QueryService for Memory {
     fn indexes(&self) -> Vec<IndexStatus> {
         self.index("pages").into_iter().collect()
@@ -252,39 +294,8 @@ impl QueryService for Memory {
         })
     }
 
-    fn query(&self, query: &Query) -> Result<Answer, QueryError> {
-        self.searched.fetch_add(1, Ordering::SeqCst);
-        Self::known_index(&query.index)?;
-        let vector = self.input_vector(&query.input)?;
-        let include = query.include;
-        let hit = |(score, id, chunk, span, text): (f32, String, ChunkId, Span, String)| {
-            let document = &self.documents[&id];
-            let metadata = || RawValue::from_string(document.metadata.clone()).unwrap();
-            Hit {
-                document: id.as_str().into(),
-                chunk,
-                score,
-                span,
-                position: Self::position(document),
-                vector: include.vector.then(|| embed(&text)),
-                text: include.text.then_some(text),
-                metadata: include.metadata.then(metadata),
-            }
-        };
-        Ok(Answer {
-            hits: self
-                .scored(&vector)
-                .into_iter()
-                .take(query.k)
-                .map(hit)
-                .collect(),
-            as_of: Self::as_of(),
-            took: Timings {
-                embed: Duration::from_nanos(1_234_567),
-                search: Duration::from_micros(500),
-                total: Duration::from_micros(1_734),
-            },
-        })
+    fn query_all(&self, queries: &[Query]) -> Result<Vec<Answer>, QueryError> {
+        queries.iter().map(|query| self.answer(query)).collect()
     }
 
     fn models(&self) -> Vec<ModelIdentity> {

@@ -6,11 +6,16 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 /// Method, path as described, path to call.
-const ROUTES: [(&str, &str, &str); 12] = [
+const ROUTES: [(&str, &str, &str); 13] = [
     (
         "post",
         "/v1/indexes/{index}/query",
         "/v1/indexes/pages/query",
+    ),
+    (
+        "post",
+        "/v1/indexes/{index}/query/batch",
+        "/v1/indexes/pages/query/batch",
     ),
     ("get", "/v1/indexes", "/v1/indexes"),
     ("get", "/v1/indexes/{index}", "/v1/indexes/pages"),
@@ -38,6 +43,9 @@ fn body_of(path: &str) -> Option<Value> {
         "/v1/indexes/pages/query" => {
             let include = ["text", "metadata", "vector"];
             Some(json!({"text": "engine", "k": 3, "include": include}))
+        }
+        path if path.ends_with("/batch") => {
+            Some(json!({"queries": [{"text": "engine"}, {"text": "index", "k": 2}]}))
         }
         "/v1/embeddings" => Some(json!({"model": MODEL, "input": ["a", "b"]})),
         _ => None,

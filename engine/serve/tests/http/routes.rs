@@ -42,6 +42,23 @@ fn a_text_finds_what_brute_force_finds() {
 }
 
 #[test]
+fn a_batch_has_the_answers_of_its_queries() {
+    let server = Server::start();
+    let queries = [
+        json!({"text": "run the engine", "k": 4}),
+        json!({"vector": embed("index"), "k": 2, "include": []}),
+        json!({"text": "run the engine", "k": 1, "as_of": 42, "exact": true}),
+    ];
+    let alone = |query: &Value| server.post(QUERY, &query.to_string()).ok();
+    let mut batch = queries.clone();
+    batch.iter_mut().for_each(|it| it["as_of"] = json!(42));
+    let body = json!({ "queries": batch }).to_string();
+    let answers = server.post(&format!("{QUERY}/batch"), &body).ok();
+    let expected: Vec<Value> = queries.iter().map(alone).collect();
+    assert_eq!(answers["answers"], json!(expected));
+}
+
+#[test]
 fn spans_count_scalar_values_and_metadata_keeps_its_digits() {
     let server = Server::start();
     let reply = server.post(QUERY, r#"{"text":"Zwölf Boxkämpfer jagen Viktor.","k":1}"#);
