@@ -12,6 +12,7 @@ pub mod position;
 pub mod progress;
 pub mod query;
 pub mod rebuild;
+pub mod recall;
 pub mod registry;
 pub mod run;
 pub mod tap;

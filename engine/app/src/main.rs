@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use vectide_app::query::Question;
 use vectide_app::{
     backup, check, dlq, evaluate, export, failure, failure::Failure, logging, model, position,
-    query, rebuild, run, tap, validate,
+    query, rebuild, recall, run, tap, validate,
 };
 use vectide_engine::{ExportKind, LetterSelection};
 use vectide_model::{DeadLetterReason, ReadMode};
+use vectide_serve::{GroupBy, QueryRequest};
 
 /// Keeps vector indexes true to their sources.
 #[derive(Parser)]
@@ -111,14 +112,23 @@ enum Command {
     Query {
         #[command(flatten)]
         endpoint: EndpointArguments,
-        /// How many hits.
-        #[arg(short, default_value_t = 10)]
-        k: usize,
+        #[command(flatten)]
+        question: QueryArguments,
         /// Print the answer as JSON.
         #[arg(long)]
         json: bool,
-        /// What to search for.
-        text: String,
+    },
+    /// Measure how many of the true hits an index's searches find: each query is asked twice, once by
+    /// looking at every row.
+    Recall {
+        #[command(flatten)]
+        endpoint: EndpointArguments,
+        /// Queries: `{"id","text"}` a line, plain or .zst.
+        #[arg(long)]
+        queries: PathBuf,
+        /// Hits of each.
+        #[arg(short, default_value_t = 10)]
+        k: usize,
     },
     /// Measure answers against judgements.
     Eval {
@@ -243,6 +253,36 @@ enum ModelCommand {
 }
 
 #[derive(clap::Args)]
+struct QueryArguments {
+    /// How many hits, or documents with `--by-document`.
+    #[arg(short, default_value_t = 10)]
+    k: usize,
+    /// Group hits by document, at most this many chunks of each.
+    #[arg(long, value_name = "CHUNKS")]
+    by_document: Option<usize>,
+    /// Look at every row, so that the hits are the true ones.
+    #[arg(long)]
+    exact: bool,
+    /// Answer from this epoch, one that an answer came from lately.
+    #[arg(long, value_name = "EPOCH")]
+    as_of: Option<u64>,
+    /// What to search for.
+    text: String,
+}
+
+impl QueryArguments {
+    fn request(self) -> QueryRequest {
+        QueryRequest {
+            group_by: self.by_document.map(|_| GroupBy::Document),
+            group_size: self.by_document,
+            exact: self.exact,
+            as_of: self.as_of,
+            ..QueryRequest::text(self.text, self.k)
+        }
+    }
+}
+
+#[derive(clap::Args)]
 struct EndpointArguments {
     /// The endpoint.
     #[arg(long, default_value = "http://127.0.0.1:7700")]
@@ -342,27 +382,29 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Schema => validate::print_schema(),
         Command::Query {
             endpoint,
-            k,
+            question,
             json,
-            text,
         } => {
-            let EndpointArguments {
-                url,
-                index,
-                api_key,
-            } = endpoint;
             let question = Question {
-                url: &url,
-                index: &index,
-                text: &text,
-                k,
-                api_key,
+                url: &endpoint.url,
+                index: &endpoint.index,
+                request: question.request(),
+                api_key: endpoint.api_key,
             };
             if json {
                 query::print_json(&question)
             } else {
                 query::print_text(&question)
             }
+        }
+        Command::Recall {
+            endpoint,
+            queries,
+            k,
+        } => {
+            let client = query::client(&endpoint.url, endpoint.api_key)?;
+            let queries = evaluate::read_queries(&queries)?;
+            recall::print(&client, &endpoint.index, &queries, k)
         }
         Command::Eval {
             endpoint,

@@ -1,7 +1,7 @@
 //! `vectide query`: one question to a running endpoint.
 
 use crate::failure::Failure;
-use vectide_serve::{ApiKey, Client, QueryResponse};
+use vectide_serve::{ApiKey, Client, QueryRequest, QueryResponse};
 
 /// Where and what to ask.
 pub struct Question<'a> {
@@ -9,10 +9,8 @@ pub struct Question<'a> {
     pub url: &'a str,
     /// The index.
     pub index: &'a str,
-    /// The text.
-    pub text: &'a str,
-    /// How many hits.
-    pub k: usize,
+    /// What is asked.
+    pub request: QueryRequest,
     /// The key, if the endpoint wants one.
     pub api_key: Option<String>,
 }
@@ -49,7 +47,7 @@ pub fn print_text(question: &Question<'_>) -> Result<(), Failure> {
 
 fn ask(question: &Question<'_>) -> Result<QueryResponse, Failure> {
     let client = client(question.url, question.api_key.clone())?;
-    Ok(client.query(question.index, question.text, question.k)?)
+    Ok(client.search(question.index, &question.request)?)
 }
 
 /// Longest piece of a hit's text that is printed, in characters.
