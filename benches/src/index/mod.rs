@@ -2,11 +2,13 @@
 //! completely queries are answered, quiet and under changes, what that takes of memory and disk, and the same
 //! for other indexes on the same vectors.
 //!
-//! `VECTIDE_INDEX_ROWS` sets the number of rows, 1,000,000 if nothing is said.
+//! `VECTIDE_INDEX_ROWS` sets the number of rows, 1,000,000 if nothing is said. With `VECTIDE_INDEX_PEERS=1` the
+//! vectors are written for `scripts/index_peers.sh`, which asks other indexes the same.
 
 mod measure;
 mod shard;
 mod vectors;
+mod wear;
 
 use measure::{Measured, Truth, anonymous_bytes, ask, machine, truth};
 use shard::{Shard, chunk, newest};
@@ -21,7 +23,7 @@ const ROWS: u64 = 1_000_000;
 /// Queries of each measurement.
 const QUERIES: usize = 1000;
 /// Rows of an epoch of the bulk load.
-const LOAD_EPOCH_ROWS: usize = 1000;
+pub(crate) const LOAD_EPOCH_ROWS: usize = 1000;
 /// How long changes and queries go on beside each other.
 const CHURN: Duration = Duration::from_secs(15);
 /// Epochs a second under changes.
@@ -48,6 +50,10 @@ pub(crate) fn run() {
         .collect();
     let given = generate(&base, 0..rows);
     let wanted = truth(&given, &queries);
+    if std::env::var_os("VECTIDE_INDEX_PEERS").is_some() {
+        write_for_peers(&given, &queries, &wanted);
+    }
+    head(&given, &queries[0]);
     let before = anonymous_bytes();
     let mut shard = Shard::new(FaissOptions::default());
     load(&mut shard, &given);
@@ -61,10 +67,30 @@ pub(crate) fn run() {
     for (updates, clients, pace) in [(2000, 1, 200), (1000, 2, 0)] {
         churn(&mut shard, &base, rows, &queries, (updates, clients, pace));
     }
+    drop(given);
+    wear::restart(shard, &queries, rows);
+    wear::turnover(&base, &queries);
+    wear::drift(&base, &queries);
 }
 
+/// Writes what `scripts/index_peers.sh` reads: the same rows, queries and true hits.
+fn write_for_peers(given: &[Row], queries: &[Vec<f32>], wanted: &Truth) {
+    let rows: Vec<Vec<f32>> = given.iter().map(|(_, vector)| vector.to_f32()).collect();
+    vectors::write(&vectors::kept("peer-rows.f32"), &rows);
+    vectors::write(&vectors::kept("peer-queries.f32"), queries);
+    let numbers = wanted.iter().flatten();
+    let bytes: Vec<u8> = numbers
+        .flat_map(|number| (*number as u32).to_le_bytes())
+        .collect();
+    let path = vectors::kept("peer-truth.u32");
+    std::fs::write(&path, bytes).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+}
+
+/// A row's number and vector.
+pub(crate) type Row = (u64, Embedding);
+
 /// Rows by their numbers, made on all threads.
-fn generate(base: &Base, numbers: std::ops::Range<u64>) -> Vec<(u64, Embedding)> {
+pub(crate) fn generate(base: &Base, numbers: std::ops::Range<u64>) -> Vec<Row> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
     let share = (numbers.end - numbers.start).div_ceil(threads).max(1);
     std::thread::scope(|scope| {
@@ -85,7 +111,39 @@ fn generate(base: &Base, numbers: std::ops::Range<u64>) -> Vec<(u64, Embedding)>
     })
 }
 
-fn load(shard: &mut Shard, rows: &[(u64, Embedding)]) {
+/// The scan of a head beside the machine's memory: GB/s of both.
+fn head(rows: &[Row], query: &[f32]) {
+    const ROWS: usize = 8192;
+    let mut shard = Shard::new(FaissOptions::default());
+    for (number, vector) in rows.iter().take(ROWS - 1) {
+        shard.insert(*number, vector.clone());
+    }
+    shard.close();
+    let Some(read) = newest(&shard.published) else {
+        return;
+    };
+    let bytes = ROWS * vectors::DIMENSION * 2;
+    let scan = fastest(|| read.search(query, &Search::best(measure::K)).hits.len() as u64);
+    let words = vec![1_u64; bytes / 8];
+    let sum = fastest(|| words.iter().sum());
+    println!(
+        "head of {ROWS} rows: {:.3} ms, {:.1} GB/s; a plain sum of as many bytes {:.1} GB/s",
+        scan.as_secs_f64() * 1e3,
+        bytes as f64 / scan.as_secs_f64() / 1e9,
+        bytes as f64 / sum.as_secs_f64() / 1e9
+    );
+}
+
+fn fastest(mut work: impl FnMut() -> u64) -> Duration {
+    let timed = (0..50).map(|_| {
+        let start = Instant::now();
+        std::hint::black_box(work());
+        start.elapsed()
+    });
+    timed.min().unwrap_or_default()
+}
+
+fn load(shard: &mut Shard, rows: &[Row]) {
     let start = Instant::now();
     for epoch in rows.chunks(LOAD_EPOCH_ROWS) {
         for (number, vector) in epoch {

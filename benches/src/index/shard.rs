@@ -1,14 +1,14 @@
 //! A shard as the engine uses it, without store and dataflow: epochs are closed, files that a commit gives
 //! up are removed, and what queries read is published.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use vectide_faiss::{FaissFactory, FaissOptions};
 use vectide_model::{
-    ChunkId, ContentHash, Embedding, ShardCommit, ShardState, VectorIndex, VectorIndexFactory,
-    VectorIndexRead,
+    ChunkId, ContentHash, Embedding, SegmentId, SegmentManifest, ShardCommit, ShardState,
+    VectorIndex, VectorIndexFactory, VectorIndexRead,
 };
 
 use crate::index::vectors::DIMENSION;
@@ -40,8 +40,64 @@ pub(crate) struct Shard {
     pub(crate) published: Arc<Published>,
     /// How long closing an epoch took.
     pub(crate) pauses: Vec<Duration>,
-    /// What would be committed, so that it can be opened again.
-    files: HashSet<String>,
+    options: FaissOptions,
+    /// What the store would hold.
+    committed: Committed,
+}
+
+/// The committed state of a shard.
+#[derive(Default)]
+struct Committed {
+    head: HashMap<ChunkId, Embedding>,
+    segments: HashMap<SegmentId, SegmentManifest>,
+    tombstones: Vec<(SegmentId, u32)>,
+}
+
+impl Committed {
+    fn apply(&mut self, commit: ShardCommit) {
+        for chunk in &commit.head_removed {
+            self.head.remove(chunk);
+        }
+        self.head.extend(commit.head_added);
+        self.tombstones.extend(commit.tombstones);
+        for manifest in commit.segments_added {
+            self.segments.insert(manifest.id, manifest);
+        }
+        for manifest in &commit.segments_removed {
+            self.segments.remove(&manifest.id);
+        }
+        if !commit.segments_removed.is_empty() {
+            self.tombstones
+                .retain(|(id, _)| self.segments.contains_key(id));
+        }
+    }
+
+    fn state(&self) -> ShardState {
+        let head = self.head.iter();
+        ShardState {
+            head: head
+                .map(|(chunk, vector)| (*chunk, vector.clone()))
+                .collect(),
+            segments: self.segments.values().cloned().collect(),
+            tombstones: self.tombstones.clone(),
+        }
+    }
+}
+
+/// A shard that no process has open.
+pub(crate) struct Closed {
+    directory: tempfile::TempDir,
+    options: FaissOptions,
+    state: ShardState,
+}
+
+impl Closed {
+    /// Opens it for reading: every file is verified.
+    pub(crate) fn open(&self) -> Arc<dyn VectorIndexRead> {
+        let factory = FaissFactory::new(self.options);
+        let read = factory.read(self.directory.path(), DIMENSION, self.state.clone());
+        read.unwrap_or_else(|error| panic!("{error}"))
+    }
 }
 
 impl Shard {
@@ -55,7 +111,17 @@ impl Shard {
             write: write.unwrap_or_else(|error| panic!("{error}")),
             published: Arc::default(),
             pauses: Vec::new(),
-            files: HashSet::new(),
+            options,
+            committed: Committed::default(),
+        }
+    }
+
+    /// Ends the writer.
+    pub(crate) fn end(self) -> Closed {
+        Closed {
+            state: self.committed.state(),
+            directory: self.directory,
+            options: self.options,
         }
     }
 
@@ -78,15 +144,7 @@ impl Shard {
             .unwrap_or_else(|error| panic!("{error}"));
         self.pauses.push(start.elapsed());
         remove_files(self.directory.path(), &closed.commit);
-        for manifest in &closed.commit.segments_added {
-            self.files
-                .extend(manifest.files.iter().map(|file| file.0.clone()));
-        }
-        for manifest in &closed.commit.segments_removed {
-            for (name, _, _) in &manifest.files {
-                self.files.remove(name);
-            }
-        }
+        self.committed.apply(closed.commit);
         let mut published = self
             .published
             .lock()
@@ -119,13 +177,11 @@ impl Shard {
     /// Bytes of the files that commits name, each counted once however many names it has.
     pub(crate) fn disk_bytes(&self) -> u64 {
         use std::os::unix::fs::MetadataExt;
-        let files = self
-            .files
-            .iter()
-            .map(|name| self.directory.path().join(name));
+        let manifests = self.committed.segments.values();
+        let names = manifests.flat_map(|manifest| &manifest.files);
+        let files = names.map(|(name, ..)| self.directory.path().join(name));
         let found = files.filter_map(|path| path.metadata().ok());
-        let files: std::collections::HashMap<u64, u64> =
-            found.map(|file| (file.ino(), file.len())).collect();
+        let files: HashMap<u64, u64> = found.map(|file| (file.ino(), file.len())).collect();
         files.values().sum()
     }
 }

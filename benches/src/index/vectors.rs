@@ -84,7 +84,12 @@ impl Base {
         mixed.iter().map(|x| x / norm).collect()
     }
 
-    /// As an index stores it.
+    /// A real one as an index stores it.
+    pub(crate) fn stored(&self, number: usize) -> Embedding {
+        quantize(&self.rows[number])
+    }
+
+    /// Row `number` of the enlarged set as an index stores it.
     pub(crate) fn embedding(&self, number: u64) -> Embedding {
         quantize(&self.row(number))
     }

@@ -20,6 +20,9 @@ use vectide_model::Effort;
 /// the share of rows falling and the recall level.
 const NOMINAL_PROBES: f32 = 3.6;
 const NOMINAL_DEPTH: f32 = 400.0;
+/// Rows looked through at least, which takes some 30 microseconds. Questions that have nothing to do with
+/// the rows find theirs scattered over many lists: with 19 % of the lists of 33,000 sentences recall was 0.89.
+const NOMINAL_ROWS: f32 = 32_768.0;
 /// Rows whose score is computed for each hit beyond ten.
 const DEPTH_PER_HIT: usize = 4;
 /// How many times the depth candidates with the same sum may come to before some are left out.
@@ -27,9 +30,11 @@ const TIES_MAX: usize = 16;
 /// How far ahead vectors are asked for.
 const AHEAD: usize = 4;
 
-/// Lists to look through.
-fn probes(effort: Effort, lists: usize) -> usize {
-    let probes = NOMINAL_PROBES * (lists as f32).sqrt() * effort.factor();
+/// Lists to look through, of so many that hold so many live rows.
+fn probes(effort: Effort, lists: usize, live: usize) -> usize {
+    let lists_wanted = NOMINAL_PROBES * (lists as f32).sqrt();
+    let for_rows = lists as f32 * NOMINAL_ROWS / live.max(1) as f32;
+    let probes = lists_wanted.max(for_rows) * effort.factor();
     (probes.ceil() as usize).clamp(1, lists.max(1))
 }
 
@@ -123,7 +128,7 @@ pub(crate) fn search(
         return;
     }
     let mut candidates = Candidates::new(depth);
-    let probes = probes(effort, generation.lists());
+    let probes = probes(effort, generation.lists(), live);
     choose(generation, segments, query, probes, &mut candidates, budget);
     candidates.cut();
     let mut found = candidates.found;
