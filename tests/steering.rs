@@ -80,6 +80,10 @@ impl VectorIndexRead for Lossy<Arc<dyn VectorIndexRead>> {
         self.inner.segments()
     }
 
+    fn segment_bytes(&self) -> u64 {
+        self.inner.segment_bytes()
+    }
+
     fn search_all(&self, queries: &[&[f32]], search: &Search) -> Vec<Found> {
         let mut found = self.inner.search_all(queries, search);
         let enough = Effort::NOMINAL.step() + STEPS;

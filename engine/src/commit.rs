@@ -184,6 +184,18 @@ impl Committer<'_> {
         Ok(())
     }
 
+    fn tell_indexes(&self, built: &BTreeMap<PlanIndex, Vec<u32>>) {
+        let Some(published) = self.ports.publisher.current() else {
+            return;
+        };
+        for (number, name) in self.state.names().indexes.iter().enumerate() {
+            let built = built
+                .get(&(number as PlanIndex))
+                .map_or(&[][..], Vec::as_slice);
+            telemetry::index(name, &published.indexes[number].shards, built);
+        }
+    }
+
     fn publish(&self, done: Done, complete: &BTreeMap<Epoch, EpochMeta>) {
         self.ports.publisher.publish(Published::next(
             self.ports.publisher.current().as_deref(),
@@ -212,6 +224,7 @@ impl Committer<'_> {
         let changes: usize = complete.values().map(|meta| meta.changed_at.len()).sum();
         totals.changes.fetch_add(changes as u64, Ordering::Relaxed);
         telemetry::committed(self.state, &done.embedded_by_index, &done.reused_by_index);
+        self.tell_indexes(&done.segments_built);
         telemetry::dead_letters(&done.dead_letters, done.dropped_letters);
         let untold = done
             .dead_letters
@@ -230,6 +243,7 @@ impl Committer<'_> {
 struct Done {
     shards: Vec<(PlanIndex, u32, Arc<dyn VectorIndexRead>)>,
     removed_files: Vec<PathBuf>,
+    segments_built: BTreeMap<PlanIndex, Vec<u32>>,
     embedded_by_index: BTreeMap<PlanIndex, u64>,
     reused_by_index: BTreeMap<PlanIndex, u64>,
     dead_letters: Vec<vectide_model::DeadLetterReason>,
@@ -245,6 +259,8 @@ struct Transaction<'a> {
     /// Keys of the segments.
     removed_segments: Vec<Vec<u8>>,
     removed_files: Vec<PathBuf>,
+    /// Rows of each new segment.
+    segments_built: BTreeMap<PlanIndex, Vec<u32>>,
     tombstones: BTreeSet<Vec<u8>>,
     embedding: Duration,
     embedded: BTreeMap<PlanIndex, u64>,
@@ -267,6 +283,7 @@ impl<'a> Transaction<'a> {
             shards: BTreeMap::new(),
             removed_segments: Vec::new(),
             removed_files: Vec::new(),
+            segments_built: BTreeMap::new(),
             tombstones: BTreeSet::new(),
             embedding: Duration::ZERO,
             embedded: BTreeMap::new(),
@@ -480,6 +497,8 @@ impl<'a> Transaction<'a> {
         for manifest in &commit.segments_added {
             let key = segment_key(name, shard, manifest.id);
             self.batch.put(Table::Segments, key, encode(manifest));
+            let built = self.segments_built.entry(index).or_default();
+            built.push(manifest.rows);
         }
         for (segment, row) in &commit.tombstones {
             self.tombstones
@@ -523,6 +542,7 @@ impl<'a> Transaction<'a> {
                 .map(|((at, no), read)| (at, no, read))
                 .collect(),
             removed_files: self.removed_files,
+            segments_built: self.segments_built,
             embedded_by_index: self.embedded,
             reused_by_index,
             dead_letters: self.dead_letters,

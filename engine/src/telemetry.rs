@@ -7,9 +7,9 @@ use crate::state::State;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
-use vectide_model::{DeadLetterReason, Effort};
+use vectide_model::{DeadLetterReason, Effort, VectorIndexRead};
 use vectide_operators::PlanIndex;
 
 /// From half a millisecond (an idle system on a fast disk) to minutes (a backfill).
@@ -69,6 +69,20 @@ fn describe() {
         "vectide_state_short",
         "1 while no changes are taken because the disk is short of room"
     );
+    describe_gauge!("vectide_index_vectors", "Live vectors of an index");
+    describe_gauge!("vectide_index_segments", "Sealed segments of an index");
+    describe_gauge!(
+        "vectide_index_segment_bytes",
+        "Bytes of the files of an index's segments"
+    );
+    describe_counter!(
+        "vectide_segments_built_total",
+        "Segments that were sealed or merged"
+    );
+    describe_counter!(
+        "vectide_segment_rows_built_total",
+        "Rows of segments that were sealed or merged"
+    );
     describe_gauge!(
         "vectide_recall",
         "Share of the true ten hits that searches find, by queries asked again"
@@ -116,6 +130,20 @@ pub(crate) fn committed(
     for (index, count) in reused {
         counter!("vectide_reused_chunks_total", "index" => name(index)).increment(*count);
     }
+}
+
+/// Sets what an index holds, and counts the segments that were built for it.
+pub(crate) fn index(name: &str, shards: &[Arc<dyn VectorIndexRead>], built: &[u32]) {
+    let name = || name.to_owned();
+    let vectors: usize = shards.iter().map(|shard| shard.rows()).sum();
+    let segments: usize = shards.iter().map(|shard| shard.segments()).sum();
+    let bytes: u64 = shards.iter().map(|shard| shard.segment_bytes()).sum();
+    gauge!("vectide_index_vectors", "index" => name()).set(vectors as f64);
+    gauge!("vectide_index_segments", "index" => name()).set(segments as f64);
+    gauge!("vectide_index_segment_bytes", "index" => name()).set(bytes as f64);
+    let rows = built.iter().copied().map(u64::from).sum();
+    counter!("vectide_segments_built_total", "index" => name()).increment(built.len() as u64);
+    counter!("vectide_segment_rows_built_total", "index" => name()).increment(rows);
 }
 
 /// Sets what is known of an index's recall: its mean and half the width of its interval.

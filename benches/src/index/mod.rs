@@ -6,6 +6,7 @@
 //! vectors are written for `scripts/index_peers.sh`, which asks other indexes the same.
 
 mod measure;
+mod runbook;
 mod shard;
 mod vectors;
 mod wear;
@@ -71,6 +72,7 @@ pub(crate) fn run() {
     wear::restart(shard, &queries, rows);
     wear::turnover(&base, &queries);
     wear::drift(&base, &queries);
+    runbook::run(&base, &queries);
 }
 
 /// Writes what `scripts/index_peers.sh` reads: the same rows, queries and true hits.

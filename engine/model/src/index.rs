@@ -164,6 +164,8 @@ pub trait VectorIndexRead: Send + Sync {
     fn rows(&self) -> usize;
     /// Sealed segments.
     fn segments(&self) -> usize;
+    /// Bytes of their files.
+    fn segment_bytes(&self) -> u64;
     /// The live rows with the greatest inner product with each of the queries. A query of another
     /// dimension or with a component that is not finite finds nothing.
     fn search_all(&self, queries: &[&[f32]], search: &Search) -> Vec<Found>;

@@ -1,12 +1,24 @@
 //! Which rows of a head or segment are live at an epoch.
 //!
-//! Invariant: `live` is the number of set bits, and no bit at or beyond `rows` is set. Writers hold
-//! a bitmap in an `Arc` and change it by `Arc::make_mut`, so a reader's copy never moves.
+//! Invariant: `live` is the number of set bits, and no bit at or beyond `rows` is set. Writers change a bitmap
+//! by `Arc::make_mut`, page by page, so a reader's copy never moves, and an epoch that a row dies in costs a
+//! page of 512 bytes and the list of pages, not the bits of all rows.
 
-/// One bit a row, lowest bit of a byte first, as FAISS reads it.
+use std::sync::Arc;
+
+/// Bits of a word.
+const WORD: usize = 64;
+/// Words of a page: 4,096 rows in 512 bytes.
+const PAGE_WORDS: usize = 64;
+/// Rows of a page.
+const PAGE: usize = WORD * PAGE_WORDS;
+
+type Page = [u64; PAGE_WORDS];
+
+/// One bit a row, the lowest bit of a word first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Bitmap {
-    bytes: Vec<u8>,
+    pages: Vec<Arc<Page>>,
     rows: usize,
     live: usize,
 }
@@ -14,12 +26,18 @@ pub(crate) struct Bitmap {
 impl Bitmap {
     /// `rows` live rows.
     pub(crate) fn all(rows: usize) -> Self {
-        let mut bytes = vec![0xff; rows.div_ceil(8)];
-        if let (Some(last), true) = (bytes.last_mut(), !rows.is_multiple_of(8)) {
-            *last = (1 << (rows % 8)) - 1;
+        let full = Arc::new([u64::MAX; PAGE_WORDS]);
+        let mut pages = vec![full; rows / PAGE];
+        let rest = rows % PAGE;
+        if rest > 0 {
+            let word = |at: usize| match rest.saturating_sub(at * WORD) {
+                WORD.. => u64::MAX,
+                bits => (1 << bits) - 1,
+            };
+            pages.push(Arc::new(std::array::from_fn(word)));
         }
         Self {
-            bytes,
+            pages,
             rows,
             live: rows,
         }
@@ -27,24 +45,31 @@ impl Bitmap {
 
     /// Appends a live row.
     pub(crate) fn push(&mut self) {
-        if self.rows.is_multiple_of(8) {
-            self.bytes.push(0);
+        if self.rows.is_multiple_of(PAGE) {
+            self.pages.push(Arc::new([0; PAGE_WORDS]));
         }
-        self.bytes[self.rows / 8] |= 1 << (self.rows % 8);
+        let row = self.rows;
+        *self.word_mut(row) |= 1 << (row % WORD);
         self.rows += 1;
         self.live += 1;
     }
 
+    fn word_mut(&mut self, row: usize) -> &mut u64 {
+        &mut Arc::make_mut(&mut self.pages[row / PAGE])[row % PAGE / WORD]
+    }
+
     /// Whether a row is live; rows beyond the end are not.
+    #[inline]
     pub(crate) fn contains(&self, row: usize) -> bool {
-        row < self.rows && self.bytes[row / 8] & (1 << (row % 8)) != 0
+        let page = self.pages.get(row / PAGE);
+        page.is_some_and(|page| page[row % PAGE / WORD] & (1 << (row % WORD)) != 0)
     }
 
     /// Marks a row dead; says whether it was live.
     pub(crate) fn clear(&mut self, row: usize) -> bool {
         let was_live = self.contains(row);
         if was_live {
-            self.bytes[row / 8] &= !(1 << (row % 8));
+            *self.word_mut(row) &= !(1 << (row % WORD));
             self.live -= 1;
         }
         was_live
@@ -60,36 +85,47 @@ impl Bitmap {
         self.rows
     }
 
-    /// The bits for FAISS, or `None` when every row is live.
-    pub(crate) fn selection(&self) -> Option<&[u8]> {
-        (self.live < self.rows).then_some(&self.bytes)
+    /// Whether every row is live.
+    pub(crate) fn is_full(&self) -> bool {
+        self.live == self.rows
+    }
+
+    /// The bits in one piece, lowest bit of a byte first, as FAISS reads them; `None` when every row is live.
+    pub(crate) fn selection(&self) -> Option<Vec<u8>> {
+        (!self.is_full()).then(|| {
+            let words = self.pages.iter().flat_map(|page| page.iter());
+            let mut bytes: Vec<u8> = words.flat_map(|word| word.to_le_bytes()).collect();
+            bytes.truncate(self.rows.div_ceil(8));
+            bytes
+        })
     }
 
     /// The live rows in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = usize> + '_ {
-        set_bits(self.bytes.iter().copied())
+        set_bits(self.pages.iter().flat_map(|page| page.iter().copied()))
     }
 
     /// The rows that were live in `earlier`, a bitmap of the same rows, and are not any more.
     pub(crate) fn died_since<'a>(&'a self, earlier: &'a Self) -> impl Iterator<Item = usize> + 'a {
-        set_bits(
-            earlier
-                .bytes
-                .iter()
-                .zip(&self.bytes)
-                .map(|(then, now)| then & !now),
-        )
+        let pairs = earlier.pages.iter().zip(&self.pages);
+        set_bits(pairs.flat_map(|(then, now)| {
+            let words = then.iter().zip(now.iter());
+            words.map(|(then, now)| then & !now)
+        }))
     }
 }
 
-fn set_bits(bytes: impl Iterator<Item = u8>) -> impl Iterator<Item = usize> {
-    bytes
+fn set_bits(words: impl Iterator<Item = u64>) -> impl Iterator<Item = usize> {
+    words
         .enumerate()
-        .filter(|(_, byte)| *byte != 0)
-        .flat_map(|(at, byte)| {
-            (0..8)
-                .filter(move |bit| byte & (1 << bit) != 0)
-                .map(move |bit| at * 8 + bit)
+        .filter(|(_, word)| *word != 0)
+        .flat_map(|(at, word)| {
+            let mut left = word;
+            std::iter::from_fn(move || {
+                let bit = left.trailing_zeros() as usize;
+                left &= left.wrapping_sub(1);
+                (bit < WORD).then_some(at * WORD + bit)
+            })
         })
 }
 
@@ -101,7 +137,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn behaves_as_a_set(start in 0..40_usize, pushes in 0..40_usize, cleared in prop::collection::vec(0..100_usize, 0..60)) {
+        fn behaves_as_a_set(
+            start in prop_oneof![0..200_usize, 4_000..4_200_usize, 8_150..8_250_usize],
+            pushes in 0..200_usize,
+            cleared in prop::collection::vec(0..8_500_usize, 0..300),
+        ) {
             let mut bitmap = Bitmap::all(start);
             (0..pushes).for_each(|_| bitmap.push());
             let earlier = bitmap.clone();
@@ -111,10 +151,17 @@ mod tests {
             }
             prop_assert_eq!(bitmap.iter().collect::<Vec<_>>(), set.iter().copied().collect::<Vec<_>>());
             prop_assert_eq!((bitmap.live(), bitmap.rows()), (set.len(), start + pushes));
-            prop_assert_eq!(bitmap.selection().is_none(), set.len() == start + pushes);
+            prop_assert_eq!(bitmap.is_full(), set.len() == start + pushes);
+            let selection = bitmap.selection();
+            prop_assert_eq!(selection.is_none(), bitmap.is_full());
+            if let Some(bytes) = selection {
+                prop_assert_eq!(bytes.len(), (start + pushes).div_ceil(8));
+                let is_set = |row: usize| bytes[row / 8] & (1 << (row % 8)) != 0;
+                prop_assert!((0..start + pushes).all(|row| is_set(row) == set.contains(&row)));
+            }
             let died: BTreeSet<usize> = bitmap.died_since(&earlier).collect();
             prop_assert_eq!(died, earlier.iter().filter(|row| !set.contains(row)).collect());
-            prop_assert!((0..120).all(|row| bitmap.contains(row) == set.contains(&row)));
+            prop_assert!((0..9_000).all(|row| bitmap.contains(row) == set.contains(&row)));
         }
     }
 }

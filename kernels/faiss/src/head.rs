@@ -17,9 +17,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use vectide_model::{ChunkId, Embedding};
 
-/// Rows of a block: 64 rows of 384 dimensions are 48 KiB, copied in a few microseconds once an
-/// epoch, and long enough that a scan runs at the speed of memory.
-const BLOCK_ROWS: usize = 64;
+/// Rows of a block: 16 rows of 384 dimensions are 12 KiB, which is what an epoch copies and what each
+/// earlier epoch that is kept for queries holds by itself; a scan of them runs at the speed of memory.
+const BLOCK_ROWS: usize = 16;
 
 #[derive(Debug)]
 struct Block {
@@ -153,7 +153,7 @@ impl HeadView {
 
     /// Offers every live row to each query: a block is read from memory once for all of them.
     pub(crate) fn search(&self, queries: &[Query<'_>], tops: &mut [Top], budget: &mut Budget) {
-        let all_live = self.live.selection().is_none();
+        let all_live = self.live.is_full();
         for (at, block) in self.blocks.iter().enumerate() {
             if budget.is_over() {
                 return;

@@ -109,7 +109,7 @@ impl ShardRead {
         tops: &mut [Top],
         budget: &mut Budget,
     ) {
-        let others = |held: &&Held| held.segment.generation().is_none();
+        let others = |held: &&Held| held.live.live() > 0 && held.segment.generation().is_none();
         for held in self.segments.iter().filter(others) {
             for (query, top) in queries.iter().zip(&mut *tops) {
                 held.segment.search(query, k, &held.live, top, budget);
@@ -136,6 +136,12 @@ impl VectorIndexRead for ShardRead {
 
     fn segments(&self) -> usize {
         self.segments.len()
+    }
+
+    fn segment_bytes(&self) -> u64 {
+        let manifests = self.segments.iter().map(|held| held.segment.manifest());
+        let files = manifests.flat_map(|manifest| &manifest.files);
+        files.map(|(_, bytes, _)| bytes).sum()
     }
 
     fn search_all(&self, queries: &[&[f32]], search: &Search) -> Vec<Found> {

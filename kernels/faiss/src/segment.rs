@@ -356,8 +356,9 @@ impl Segment {
         live: &Bitmap,
     ) -> Result<Vec<ScoredChunk>, LibraryError> {
         let mut depth = k + DEPTH_MARGIN;
+        let selection = live.selection();
         loop {
-            let found = index.search(query.components(), depth, probes, live.selection())?;
+            let found = index.search(query.components(), depth, probes, selection.as_deref())?;
             let is_cut = found.len() >= depth;
             let tied = found.last().zip(found.get(k - 1));
             let is_tied =
