@@ -18,6 +18,7 @@
 //! is read in place: a row takes memory only as pages of the mapping.
 
 use crate::files::{damaged, io_error};
+use crate::header::{HEADER_BYTES, Header, Kind};
 use crate::scan::{self, BLOCK_ROWS, block_bytes};
 use memmap2::Mmap;
 use std::fs::File;
@@ -25,9 +26,11 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use vectide_model::IndexError;
 
-const MAGIC: &[u8; 8] = b"VECTCODE";
-const VERSION: u32 = 1;
-const HEADER_BYTES: usize = 64;
+const KIND: Kind = Kind {
+    magic: b"VECTCODE",
+    version: 1,
+    name: "a codes file",
+};
 const NUMBER_BYTES: usize = 4;
 
 /// The list and the code of each row, by row.
@@ -76,8 +79,8 @@ fn write_bytes(path: &Path, parts: usize, lists: usize, rows: &RowCodes) -> io::
     let starts = starts_of(lists, &rows.lists);
     let order = order_of(&starts, &rows.lists);
     let mut out = BufWriter::with_capacity(256 * 1024, File::create(path)?);
-    out.write_all(MAGIC)?;
-    out.write_all(&VERSION.to_le_bytes())?;
+    out.write_all(KIND.magic)?;
+    out.write_all(&KIND.version.to_le_bytes())?;
     out.write_all(&(parts as u32).to_le_bytes())?;
     out.write_all(&(sizes.rows as u64).to_le_bytes())?;
     out.write_all(&(lists as u64).to_le_bytes())?;
@@ -138,26 +141,13 @@ pub(crate) struct Codes {
 impl Codes {
     /// Reads the header and the lists; the bytes were verified before.
     pub(crate) fn new(map: Mmap, path: &Path) -> Result<Self, IndexError> {
-        let header = map
-            .get(..HEADER_BYTES)
-            .ok_or_else(|| damaged(path, "has no header"))?;
-        let number = |at: usize, bytes: usize| {
-            let bytes = header[at..at + bytes].iter().rev();
-            bytes.fold(0_u64, |all, byte| all << 8 | u64::from(*byte))
-        };
-        if &header[..8] != MAGIC {
-            return Err(damaged(path, "is not a codes file"));
-        }
-        if number(8, 4) != u64::from(VERSION) {
-            let detail = format!("has format version {}, not {VERSION}", number(8, 4));
-            return Err(damaged(path, detail));
-        }
-        let sizes = (u32::try_from(number(16, 8)), u32::try_from(number(24, 8)));
+        let header = Header::read(&KIND, &map, path)?;
+        let sizes = (u32::try_from(header.u64(16)), u32::try_from(header.u64(24)));
         let (Ok(rows), Ok(lists)) = sizes else {
             return Err(damaged(path, "has sizes that no file has"));
         };
         let sizes = Sizes {
-            parts: number(12, 4) as usize,
+            parts: header.u32(12) as usize,
             rows: rows as usize,
             lists: lists as usize,
         };

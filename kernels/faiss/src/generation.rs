@@ -15,6 +15,7 @@
 
 use crate::dot::Query;
 use crate::files::{damaged, io_error};
+use crate::header::{HEADER_BYTES, Header, Kind};
 use crate::library::{Encoder, LibraryError, Shape, TrainingLimits, train};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -24,9 +25,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use vectide_model::IndexError;
 
-const MAGIC: &[u8; 8] = b"VECTGENE";
-const VERSION: u32 = 1;
-const HEADER_BYTES: usize = 64;
+const KIND: Kind = Kind {
+    magic: b"VECTGENE",
+    version: 1,
+    name: "a generation's file",
+};
 
 /// Components that one value of a code stands for, where the dimension allows: 4 bits for 4 components.
 const PART_WIDTH: usize = 4;
@@ -231,13 +234,13 @@ impl Generation {
     /// Writes the file. It is not synced.
     fn write(&self, path: &Path) -> Result<(), IndexError> {
         let mut bytes = Vec::with_capacity(HEADER_BYTES + self.exact_centroids.len() * 4);
-        bytes.extend(MAGIC);
+        bytes.extend(KIND.magic);
         let sizes = [
             self.shape.dimension,
             self.shape.lists,
             self.shape.subquantizers,
         ];
-        bytes.extend(VERSION.to_le_bytes());
+        bytes.extend(KIND.version.to_le_bytes());
         bytes.extend(sizes.iter().flat_map(|size| (*size as u32).to_le_bytes()));
         bytes.extend(self.number.to_le_bytes());
         bytes.extend((self.rows as u64).to_le_bytes());
@@ -250,24 +253,11 @@ impl Generation {
 
     /// Reads what [`Generation::write`] wrote; the bytes were verified before.
     pub(crate) fn read(bytes: &[u8], path: &Path, dimension: usize) -> Result<Self, IndexError> {
-        let header = bytes
-            .first_chunk::<HEADER_BYTES>()
-            .ok_or_else(|| damaged(path, "has no header"))?;
-        let number = |at: usize, width: usize| {
-            let bytes = header[at..at + width].iter().rev();
-            bytes.fold(0_u64, |all, byte| all << 8 | u64::from(*byte))
-        };
-        if &header[..8] != MAGIC {
-            return Err(damaged(path, "is not a generation's file"));
-        }
-        if number(8, 4) != u64::from(VERSION) {
-            let detail = format!("has format version {}, not {VERSION}", number(8, 4));
-            return Err(damaged(path, detail));
-        }
+        let header = Header::read(&KIND, bytes, path)?;
         let shape = Shape {
-            dimension: number(12, 4) as usize,
-            lists: number(16, 4) as usize,
-            subquantizers: number(20, 4) as usize,
+            dimension: header.u32(12) as usize,
+            lists: header.u32(16) as usize,
+            subquantizers: header.u32(20) as usize,
         };
         if shape.dimension != dimension {
             let detail = format!("has {} dimensions, the index {dimension}", shape.dimension);
@@ -281,9 +271,9 @@ impl Generation {
         }
         let mut numbers: Vec<f32> = words.iter().map(|word| f32::from_le_bytes(*word)).collect();
         let codebook = numbers.split_off(shape.centroid_numbers());
-        let residual = f32::from_bits(number(40, 4) as u32);
-        let rows = number(32, 8) as usize;
-        let generation = Self::of(number(24, 8), shape, rows, residual, numbers, codebook);
+        let residual = f32::from_bits(header.u32(40));
+        let rows = header.u64(32) as usize;
+        let generation = Self::of(header.u64(24), shape, rows, residual, numbers, codebook);
         *generation
             .file
             .lock()

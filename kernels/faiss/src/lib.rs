@@ -11,7 +11,7 @@
 //! | `shard` | the write half and the order of events |
 //! | `read` | the read half |
 //! | `head`, `bitmap` | copy-on-write rows and live bits |
-//! | `segment`, `rows`, `codes`, `files` | sealed rows on disk |
+//! | `segment`, `rows`, `codes`, `header`, `files` | sealed rows on disk |
 //! | `generation` | what segments trained together share |
 //! | `scan`, `coded` | finding coded rows near a query |
 //! | `budget` | the time of a search |
@@ -35,6 +35,7 @@ mod factory;
 mod files;
 mod generation;
 mod head;
+mod header;
 mod instructions;
 mod library;
 mod read;

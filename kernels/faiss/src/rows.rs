@@ -17,6 +17,7 @@
 //! Invariant: ids ascend strictly, so a row is found by search and no map of ids is kept in memory.
 
 use crate::files::{Counting, damaged, io_error};
+use crate::header::{HEADER_BYTES, Header, Kind};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use memmap2::Mmap;
@@ -28,9 +29,11 @@ use vectide_model::{ChunkId, IndexError};
 #[cfg(target_endian = "big")]
 compile_error!("rows files are read in place and little-endian");
 
-const MAGIC: &[u8; 8] = b"VECTROWS";
-const VERSION: u32 = 1;
-const HEADER_BYTES: usize = 64;
+const KIND: Kind = Kind {
+    magic: b"VECTROWS",
+    version: 1,
+    name: "a rows file",
+};
 const CHUNK_BYTES: usize = 16;
 const CHECKSUM_BYTES: usize = 32;
 /// Rows a bucket of the fan-out table should hold: ids are hashes, so a lookup then touches one or
@@ -94,8 +97,8 @@ fn write_bytes(path: &Path, dimension: usize, rows: &dyn RowsInOrder) -> io::Res
         inner: BufWriter::with_capacity(256 * 1024, hashing),
         written: 0,
     };
-    out.write_all(MAGIC)?;
-    out.write_all(&VERSION.to_le_bytes())?;
+    out.write_all(KIND.magic)?;
+    out.write_all(&KIND.version.to_le_bytes())?;
     out.write_all(&(dimension as u32).to_le_bytes())?;
     out.write_all(&(count as u64).to_le_bytes())?;
     out.write_all(&[0; HEADER_BYTES - 24])?;
@@ -134,27 +137,12 @@ pub(crate) struct Rows {
 impl Rows {
     /// Reads a file whose checksum has been verified; `path` is for messages.
     pub(crate) fn new(map: Mmap, path: &Path, dimension: usize) -> Result<Self, IndexError> {
-        let header = map
-            .get(..HEADER_BYTES)
-            .ok_or_else(|| damaged(path, "has no header"))?;
-        let number = |at: usize, bytes: usize| {
-            header[at..at + bytes]
-                .iter()
-                .rev()
-                .fold(0_u64, |all, byte| all << 8 | u64::from(*byte))
-        };
-        if &header[..8] != MAGIC {
-            return Err(damaged(path, "is not a rows file"));
-        }
-        if number(8, 4) != u64::from(VERSION) {
-            let detail = format!("has format version {}, not {VERSION}", number(8, 4));
+        let header = Header::read(&KIND, &map, path)?;
+        if header.u32(12) as usize != dimension {
+            let detail = format!("has {} dimensions, the index {dimension}", header.u32(12));
             return Err(damaged(path, detail));
         }
-        if number(12, 4) != dimension as u64 {
-            let detail = format!("has {} dimensions, the index {dimension}", number(12, 4));
-            return Err(damaged(path, detail));
-        }
-        let length = u32::try_from(number(16, 8)).ok().map(|rows| {
+        let length = u32::try_from(header.u64(16)).ok().map(|rows| {
             let rows = rows as usize;
             (
                 rows,
