@@ -52,6 +52,12 @@ fn start_of(recall: f64) -> Option<Effort> {
     ))
 }
 
+/// The effort to go on with, where an index starts with `start` and an earlier process came to `kept`.
+fn resumed(start: Effort, kept: Option<Effort>) -> Effort {
+    let least = start.step().saturating_sub(STEPS_DOWN_MAX);
+    kept.filter(|kept| kept.step() >= least).unwrap_or(start)
+}
+
 /// A query to be asked again.
 struct Shadow {
     published: Arc<Published>,
@@ -183,8 +189,8 @@ impl Steered {
     }
 }
 
-/// Sets the efforts that searches start with: those that an earlier process came to, if the index still
-/// promises what they belong to.
+/// Sets the efforts that searches start with: those that an earlier process came to, but for one that lies
+/// below what the index, which may promise more today, goes down to.
 pub(crate) fn start(
     state: &State,
     indexes: &[PlannedIndex],
@@ -195,8 +201,11 @@ pub(crate) fn start(
         .iter()
         .map(|index| {
             let start = start_of(index.recall);
-            let kept = start.and_then(|_| kept.get(&*index.name).copied());
-            (index.name.to_string(), kept.or(start))
+            let kept = kept.get(&*index.name).copied();
+            (
+                index.name.to_string(),
+                start.map(|start| resumed(start, kept)),
+            )
         })
         .collect();
     state.set_efforts(efforts.clone());
@@ -369,6 +378,16 @@ mod tests {
         assert!(start_of(0.9) < start_of(0.95) && start_of(0.95) < start_of(0.99));
         assert!(start_of(0.999_999) <= Some(Effort::MAX));
         assert_eq!(start_of(0.0), Some(Effort::of_step(0)));
+    }
+
+    #[test]
+    fn a_kept_effort_is_gone_on_with_unless_more_is_promised() {
+        let (low, high) = (start_of(0.9).unwrap(), start_of(0.99).unwrap());
+        assert_eq!(resumed(low, None), low);
+        assert_eq!(resumed(low, Some(high)), high);
+        assert_eq!(resumed(high, Some(low)), high);
+        let less = Effort::of_step(high.step() - STEPS_DOWN_MAX);
+        assert_eq!(resumed(high, Some(less)), less);
     }
 
     #[test]
