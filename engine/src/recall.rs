@@ -15,11 +15,11 @@ use crate::snapshot::Published;
 use crate::state::{Efforts, State};
 use crate::telemetry;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use vectide_model::{ChunkId, Effort, Found, Search, StopSignal, StoreError};
+use vectide_model::{Effort, Found, Recalls, Search, StopSignal, StoreError, recall};
 
 /// Hits that are compared.
 const K: usize = 10;
@@ -28,9 +28,9 @@ const QUERIES_PER_SHADOW: u64 = 20;
 /// Of a core.
 const SHARE: u32 = 20;
 /// Queries before anything is concluded.
-const CONCLUSION_MIN: u32 = 40;
+const CONCLUSION_MIN: f64 = 40.0;
 /// Queries that are remembered; then the older ones count half.
-const REMEMBERED_MAX: u32 = 400;
+const REMEMBERED_MAX: f64 = 400.0;
 /// Steps up from where an index starts, at which what leads to its rows is made anew: twice the effort.
 const STEPS_TO_RENEWAL: u8 = 4;
 /// Steps down from there at most: a small index needs nothing, and would be slow to follow when it grows.
@@ -70,7 +70,7 @@ pub(crate) struct Steering {
     shadows: Sender<Shadow>,
     asked: AtomicU64,
     /// By index, for the next commit.
-    wanted: std::sync::Mutex<Efforts>,
+    wanted: Mutex<Efforts>,
     /// Whether an epoch has to be closed for it.
     is_due: AtomicBool,
 }
@@ -103,10 +103,8 @@ impl Steering {
         (*wanted != *held).then(|| wanted.clone())
     }
 
-    fn wanted(&self) -> std::sync::MutexGuard<'_, Efforts> {
-        self.wanted
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn wanted(&self) -> MutexGuard<'_, Efforts> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn want(&self, index: &str, effort: Effort) {
@@ -120,36 +118,9 @@ struct Steered {
     name: Arc<str>,
     recall: f64,
     start: Effort,
-    seen: Seen,
+    /// Recalls of the last queries.
+    seen: Recalls,
     is_renewing: bool,
-}
-
-/// Recalls of the last queries.
-#[derive(Clone, Copy, Debug, Default)]
-struct Seen {
-    count: f64,
-    sum: f64,
-    squares: f64,
-}
-
-impl Seen {
-    fn add(&mut self, recall: f64) {
-        if self.count >= f64::from(REMEMBERED_MAX) {
-            for part in [&mut self.count, &mut self.sum, &mut self.squares] {
-                *part /= 2.0;
-            }
-        }
-        self.count += 1.0;
-        self.sum += recall;
-        self.squares += recall * recall;
-    }
-
-    /// Mean, and half the width of the interval that holds it with 95 %.
-    fn interval(&self) -> (f64, f64) {
-        let mean = self.sum / self.count.max(1.0);
-        let variance = (self.squares / self.count.max(1.0) - mean * mean).max(0.0);
-        (mean, 1.96 * (variance / self.count.max(1.0)).sqrt())
-    }
 }
 
 /// What follows from what was seen.
@@ -161,8 +132,15 @@ enum Conclusion {
 }
 
 impl Steered {
+    fn see(&mut self, recall: f64) {
+        if self.seen.count() >= REMEMBERED_MAX {
+            self.seen.halve();
+        }
+        self.seen.add(recall);
+    }
+
     fn conclude(&self) -> Conclusion {
-        if self.seen.count < f64::from(CONCLUSION_MIN) {
+        if self.seen.count() < CONCLUSION_MIN {
             return Conclusion::Stay;
         }
         let (mean, doubt) = self.seen.interval();
@@ -213,7 +191,7 @@ pub(crate) fn start(
     let steering = Arc::new(Steering {
         shadows,
         asked: AtomicU64::new(0),
-        wanted: std::sync::Mutex::new(efforts),
+        wanted: Mutex::new(efforts),
         is_due: AtomicBool::new(false),
     });
     let steered = indexes.iter().enumerate().filter_map(|(at, index)| {
@@ -221,7 +199,7 @@ pub(crate) fn start(
             name: index.name.clone(),
             recall: index.recall,
             start: start_of(index.recall)?,
-            seen: Seen::default(),
+            seen: Recalls::default(),
             is_renewing: false,
         };
         Some((at, steered))
@@ -276,7 +254,7 @@ impl Watch {
             // Of a snapshot from before the last step.
             return;
         }
-        steered.seen.add(recall);
+        steered.see(recall);
         telemetry::recall(&steered.name, steered.seen.interval(), effort);
         let Some(next) = steered.next(effort) else {
             return;
@@ -286,7 +264,7 @@ impl Watch {
             index = %steered.name, recall = mean, doubt, from = effort.step(), to = next.step(),
             "searches change how much they look at"
         );
-        steered.seen = Seen::default();
+        steered.seen = Recalls::default();
         let is_doubled = next.step() >= steered.start.step() + STEPS_TO_RENEWAL;
         if is_doubled && !steered.is_renewing {
             tracing::warn!(
@@ -304,22 +282,16 @@ impl Watch {
 fn recall_of(shadow: &Shadow, effort: Effort) -> Option<f64> {
     let ask = |search: Search| {
         let shards = shadow.published.indexes[shadow.index].shards.iter();
-        Found::merge(shards.map(|it| it.search(&shadow.vector, &search)), K).hits
+        let found = Found::merge(shards.map(|it| it.search(&shadow.vector, &search)), K);
+        let hits = found.hits.into_iter().map(|hit| (hit.chunk, hit.score));
+        hits.collect::<Vec<_>>()
     };
     let exact = ask(Search::exact(K));
     let best = ask(Search {
         effort: Some(effort),
         ..Search::best(K)
     });
-    let last = exact.last()?.score;
-    let found: HashSet<ChunkId> = best.iter().map(|hit| hit.chunk).collect();
-    // A hit that ties with the last true one is as good.
-    let ties = best.iter().filter(|hit| hit.score >= last).count();
-    let same = exact
-        .iter()
-        .filter(|hit| found.contains(&hit.chunk))
-        .count();
-    Some(same.max(ties).min(exact.len()) as f64 / exact.len() as f64)
+    recall(&best, &exact)
 }
 
 #[cfg(test)]
@@ -331,10 +303,10 @@ mod tests {
             name: "pages".into(),
             recall,
             start: start_of(recall).unwrap(),
-            seen: Seen::default(),
+            seen: Recalls::default(),
             is_renewing: false,
         };
-        seen.iter().for_each(|recall| steered.seen.add(*recall));
+        seen.iter().for_each(|recall| steered.see(*recall));
         steered
     }
 
@@ -392,10 +364,10 @@ mod tests {
 
     #[test]
     fn old_queries_are_forgotten() {
-        let mut seen = Seen::default();
-        (0..2000).for_each(|_| seen.add(1.0));
-        (0..1000).for_each(|_| seen.add(0.5));
+        let mut steered = steered(0.98, &[1.0; 2000]);
+        (0..1000).for_each(|_| steered.see(0.5));
+        let seen = steered.seen;
         assert!(seen.interval().0 < 0.6, "{seen:?}");
-        assert!(seen.count <= f64::from(REMEMBERED_MAX));
+        assert!(seen.count() <= REMEMBERED_MAX);
     }
 }

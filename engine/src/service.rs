@@ -34,6 +34,10 @@ pub(crate) fn unreadable(error: StoreError) -> QueryError {
     QueryError::Internal(error.to_string())
 }
 
+fn still_opening() -> QueryError {
+    QueryError::Unavailable("the state is still being opened".into())
+}
+
 fn invalid(field: &'static str, fact: impl Into<String>, hint: impl Into<String>) -> QueryError {
     QueryError::Invalid {
         field,
@@ -82,8 +86,7 @@ impl Service {
     }
 
     fn published(&self) -> Result<Arc<Published>, QueryError> {
-        let current = self.publisher.current();
-        current.ok_or_else(|| QueryError::Unavailable("the state is still being opened".into()))
+        self.publisher.current().ok_or_else(still_opening)
     }
 
     /// The snapshot that queries are answered from: the newest, or that of the epoch which they name.
@@ -93,16 +96,15 @@ impl Service {
             let hint = "queries that are sent together are answered from one epoch";
             return Err(invalid("as_of", "the queries name different epochs", hint));
         }
-        let shown = self.publisher.shown();
-        let newest = shown
-            .ok_or_else(|| QueryError::Unavailable("the state is still being opened".into()))?;
-        match as_of {
-            None => Ok(newest),
-            Some(epoch) => self.publisher.at(epoch).ok_or(QueryError::NotHeld {
-                asked: epoch,
-                newest: newest.epoch,
-            }),
-        }
+        let Some(epoch) = as_of else {
+            return self.publisher.shown().ok_or_else(still_opening);
+        };
+        let newest = self.published()?.epoch;
+        let held = self.publisher.at(epoch);
+        held.ok_or(QueryError::NotHeld {
+            asked: epoch,
+            newest,
+        })
     }
 
     /// The number of each query's index and the vector to search with; texts for the same index are

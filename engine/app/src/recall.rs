@@ -8,8 +8,8 @@
 use crate::evaluate::{JudgedQuery, Percentiles};
 use crate::failure::Failure;
 use serde::Serialize;
-use std::collections::HashSet;
 use std::time::Instant;
+use vectide_model::{Recalls, recall};
 use vectide_serve::{Client, HitView, QueryRequest};
 
 /// What was found.
@@ -39,7 +39,7 @@ pub fn measure(
     queries: &[JudgedQuery],
     k: usize,
 ) -> Result<RecallReport, Failure> {
-    let (mut recalls, mut times) = (Vec::new(), Vec::new());
+    let (mut recalls, mut incomplete, mut times) = (Recalls::default(), 0, Vec::new());
     for query in queries {
         let request = QueryRequest {
             include: Vec::new(),
@@ -54,29 +54,24 @@ pub fn measure(
             ..request
         };
         let truth = client.search(index, &exact)?;
-        recalls.extend(share_found(&answer.hits, &truth.hits));
+        if let Some(recall) = recall(&scored(answer.hits), &scored(truth.hits)) {
+            recalls.add(recall);
+            incomplete += usize::from(recall < 1.0);
+        }
     }
-    let count = recalls.len().max(1) as f64;
-    let mean = recalls.iter().sum::<f64>() / count;
-    let squares = recalls.iter().map(|it| (it - mean) * (it - mean));
-    let doubt = 1.96 * (squares.sum::<f64>() / count / count).sqrt();
+    let (mean, doubt) = recalls.interval();
     Ok(RecallReport {
-        queries: recalls.len(),
+        queries: recalls.count() as usize,
         k,
         recall: mean,
         interval: [(mean - doubt).max(0.0), (mean + doubt).min(1.0)],
-        incomplete: recalls.iter().filter(|it| **it < 1.0).count(),
+        incomplete,
         latency_ms: Percentiles::of(times),
     })
 }
 
-/// The share of the true hits among others; one that ties with the last true one is as good.
-fn share_found(hits: &[HitView], truth: &[HitView]) -> Option<f64> {
-    let last = truth.last()?.score;
-    let found: HashSet<&str> = hits.iter().map(|hit| &*hit.chunk).collect();
-    let same = truth.iter().filter(|hit| found.contains(&*hit.chunk));
-    let ties = hits.iter().filter(|hit| hit.score >= last).count();
-    Some(same.count().max(ties).min(truth.len()) as f64 / truth.len() as f64)
+fn scored(hits: Vec<HitView>) -> Vec<(String, f32)> {
+    hits.into_iter().map(|hit| (hit.chunk, hit.score)).collect()
 }
 
 /// Prints it as one JSON object.

@@ -12,6 +12,7 @@ mod document;
 mod embedder;
 mod index;
 mod query;
+mod recall;
 mod source;
 mod stop;
 mod store;
@@ -39,6 +40,7 @@ pub use query::{
     Answer, AsOf, DocumentChunk, DocumentView, EmbeddingsAnswer, Hit, Include, IndexStatus,
     Positions, Query, QueryError, QueryInput, QueryService, Readiness, Span, Timings,
 };
+pub use recall::{Recalls, recall};
 pub use source::{
     HeldRows, ReadMode, Source, SourceBatch, SourceError, SourceSink, SourceStart, Stopped,
 };

@@ -12,6 +12,7 @@ use crate::generation::Generation;
 use crate::rows::Rows;
 use crate::scan::Table;
 use crate::top::Top;
+use std::slice::{from_mut, from_ref};
 use vectide_model::Effort;
 
 /// Lists looked through at [`Effort::NOMINAL`], in square roots of all lists, and rows whose score is
@@ -123,7 +124,10 @@ pub(crate) fn search(
     let depth = depth(effort, k);
     if live <= depth {
         for segment in segments {
-            segment.scan(query, top, budget);
+            let tops = from_mut(&mut *top);
+            segment
+                .rows
+                .scan(from_ref(query), segment.live, tops, budget);
         }
         return;
     }
@@ -143,18 +147,6 @@ pub(crate) fn search(
         let rows = segments[candidate.segment as usize].rows;
         let row = candidate.row as usize;
         top.offer_row(query.dot(rows.vector(row)), || rows.chunk(row));
-    }
-}
-
-impl CodedSegment<'_> {
-    /// All live rows, exactly.
-    fn scan(&self, query: &Query<'_>, top: &mut Top, budget: &mut Budget) {
-        if budget.is_over() {
-            return;
-        }
-        for row in self.live.iter() {
-            top.offer_row(query.dot(self.rows.vector(row)), || self.rows.chunk(row));
-        }
     }
 }
 

@@ -253,13 +253,8 @@ impl Codes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::tests::map;
     use proptest::prelude::*;
-
-    fn map(path: &Path) -> Mmap {
-        let bytes = std::fs::read(path).unwrap();
-        let checksum = *blake3::hash(&bytes).as_bytes();
-        crate::files::map_verified(path, bytes.len() as u64, &checksum).unwrap()
-    }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(40))]

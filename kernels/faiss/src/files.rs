@@ -214,3 +214,15 @@ impl<W: Write> Write for Counting<W> {
         self.inner.flush()
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Maps a file as it is, for tests that damage it.
+    pub(crate) fn map(path: &Path) -> Mmap {
+        let bytes = fs::read(path).unwrap();
+        let checksum = *blake3::hash(&bytes).as_bytes();
+        map_verified(path, bytes.len() as u64, &checksum).unwrap()
+    }
+}

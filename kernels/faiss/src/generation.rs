@@ -42,6 +42,9 @@ const TRAINING_ROWS_MAX: usize = 65_536;
 /// Rows that the codebook is made from: 1,024 for each of its 16 values.
 const CODEBOOK_ROWS_MAX: usize = 16_384;
 
+/// Rows of a batch at which it is looked how well they are fitted.
+const FIT_ROWS: usize = 256;
+
 /// How many times the mean residual of training makes a batch strange. Batches of 256 sentences from the
 /// corpora that a generation was trained on lie at 0.99 to 1.05 times, those from another corpus at 1.16 to
 /// 1.39 (SciFact against the OpenTelemetry documents, all-MiniLM-L6-v2).
@@ -112,8 +115,9 @@ impl Generation {
         };
         let (centroids, codebook) = train(shape, limits, sample)?;
         let mut generation = Self::of(number, shape, rows, 0.0, centroids, codebook);
-        generation.residual =
-            generation.residual_of(&sample[..sample.len().min(1000 * dimension)])?;
+        let first = &sample[..sample.len().min(1000 * dimension)];
+        let (lists, _) = generation.encode(first)?;
+        generation.residual = generation.residual_of(first, &lists);
         Ok(generation)
     }
 
@@ -141,17 +145,15 @@ impl Generation {
         }
     }
 
-    /// The mean length of what the centroids leave of rows.
-    fn residual_of(&self, rows: &[f32]) -> Result<f32, LibraryError> {
-        let (lists, _) = self.encode(rows)?;
-        let length = |(row, list): (&[f32], u32)| {
-            let centroid = &self.exact_centroids[list as usize * row.len()..][..row.len()];
+    /// The mean length of what the centroids of their lists leave of rows.
+    fn residual_of(&self, rows: &[f32], lists: &[u32]) -> f32 {
+        let length = |(row, list): (&[f32], &u32)| {
+            let centroid = &self.exact_centroids[*list as usize * row.len()..][..row.len()];
             let squares = row.iter().zip(centroid).map(|(x, y)| (x - y) * (x - y));
             squares.sum::<f32>().sqrt()
         };
         let lengths = rows.chunks_exact(self.shape.dimension).zip(lists);
-        let count = (rows.len() / self.shape.dimension).max(1);
-        Ok(lengths.map(length).sum::<f32>() / count as f32)
+        lengths.map(length).sum::<f32>() / lists.len().max(1) as f32
     }
 
     /// Which of a shard's generations.
@@ -179,13 +181,12 @@ impl Generation {
         self.shape.code_bytes()
     }
 
-    /// Notes how well it fits rows of a batch that was coded; `sample` are some of them, `rows` is their
-    /// number.
-    pub(crate) fn note_fit(&self, sample: &[f32], rows: usize) -> Result<(), LibraryError> {
-        if self.residual_of(sample)? > self.residual * STRANGE_RESIDUAL {
-            self.strangers.fetch_add(rows, Ordering::Relaxed);
+    /// Notes how well it fits the rows of a batch, which lie in `vectors` and were coded into `lists`.
+    pub(crate) fn note_fit(&self, vectors: &[f32], lists: &[u32]) {
+        let first = &lists[..lists.len().min(FIT_ROWS)];
+        if self.residual_of(vectors, first) > self.residual * STRANGE_RESIDUAL {
+            self.strangers.fetch_add(lists.len(), Ordering::Relaxed);
         }
-        Ok(())
     }
 
     /// Rows that it fits badly: since it was opened, not for ever, since a start that finds few of them has

@@ -16,8 +16,12 @@
 //!
 //! Invariant: ids ascend strictly, so a row is found by search and no map of ids is kept in memory.
 
+use crate::bitmap::Bitmap;
+use crate::budget::Budget;
+use crate::dot::Query;
 use crate::files::{Counting, damaged, io_error};
 use crate::header::{HEADER_BYTES, Header, Kind};
+use crate::top::Top;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use memmap2::Mmap;
@@ -39,6 +43,9 @@ const CHECKSUM_BYTES: usize = 32;
 /// Rows a bucket of the fan-out table should hold: ids are hashes, so a lookup then touches one or
 /// two cache lines of ids, at a quarter of a byte a row.
 const BUCKET_ROWS: usize = 16;
+
+/// Rows scanned between two looks at the clock.
+const ROWS_BETWEEN_LOOKS: usize = 128;
 
 /// Where the vectors start.
 fn vectors_start(rows: usize) -> usize {
@@ -226,6 +233,25 @@ impl Rows {
         (low < self.rows && self.chunk(low) == *chunk).then_some(low)
     }
 
+    /// Offers every live row to each query; a row is read from memory once for all of them.
+    pub(crate) fn scan(
+        &self,
+        queries: &[Query<'_>],
+        live: &Bitmap,
+        tops: &mut [Top],
+        budget: &mut Budget,
+    ) {
+        for (count, row) in live.iter().enumerate() {
+            if count.is_multiple_of(ROWS_BETWEEN_LOOKS) && budget.is_over() {
+                return;
+            }
+            let vector = self.vector(row);
+            for (query, top) in queries.iter().zip(&mut *tops) {
+                top.offer_row(query.dot(vector), || self.chunk(row));
+            }
+        }
+    }
+
     /// Asks for the vector of a row that will be read soon: it lies anywhere in the mapping, and waiting for
     /// memory once a row is what scoring candidates takes most of its time for.
     pub(crate) fn prefetch(&self, row: usize) {
@@ -255,6 +281,7 @@ impl Rows {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::tests::map;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
@@ -270,12 +297,6 @@ mod tests {
         fn vector(&self, row: usize) -> &[f16] {
             &self.0[row].1
         }
-    }
-
-    fn map(path: &Path) -> Mmap {
-        let bytes = std::fs::read(path).unwrap();
-        let checksum = *blake3::hash(&bytes).as_bytes();
-        crate::files::map_verified(path, bytes.len() as u64, &checksum).unwrap()
     }
 
     proptest! {

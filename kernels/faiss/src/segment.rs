@@ -46,10 +46,6 @@ const DEPTH_MARGIN: usize = 16;
 /// Candidates up to which ties at the end are followed. Beyond it, of more than this many rows with
 /// the very same score, an arbitrary choice is shown.
 const TIE_DEPTH_MAX: usize = 4096;
-/// Rows of a batch at which it is looked how well the generation fits.
-const FIT_ROWS: usize = 256;
-/// Rows scanned between two looks at the clock.
-const ROWS_BETWEEN_LOOKS: usize = 128;
 /// How far FAISS's order may differ from ours by rounding, in units of a score of 1.
 const ROUNDING: f32 = 1e-5;
 
@@ -326,7 +322,7 @@ impl Segment {
         }
     }
 
-    /// All live rows, exactly; a row is read from memory once for all queries.
+    /// All live rows, exactly.
     pub(crate) fn scan(
         &self,
         queries: &[Query<'_>],
@@ -334,15 +330,7 @@ impl Segment {
         tops: &mut [Top],
         budget: &mut Budget,
     ) {
-        for (count, row) in live.iter().enumerate() {
-            if count.is_multiple_of(ROWS_BETWEEN_LOOKS) && budget.is_over() {
-                return;
-            }
-            let vector = self.rows.vector(row);
-            for (query, top) in queries.iter().zip(&mut *tops) {
-                top.offer_row(query.dot(vector), || self.rows.chunk(row));
-            }
-        }
+        self.rows.scan(queries, live, tops, budget);
     }
 
     /// FAISS's candidates with exact scores: deep enough that no row which ties with the `k`-th is
@@ -415,9 +403,8 @@ fn code_all(
             break;
         }
         widen(source, rows.iter().copied(), &mut batch);
-        let sample = batch.len().min(FIT_ROWS * batch.len() / rows.len());
-        generation.note_fit(&batch[..sample], rows.len())?;
         let (lists, codes) = generation.encode(&batch)?;
+        generation.note_fit(&batch, &lists);
         let codes = codes.chunks_exact(width);
         for ((row, list), code) in rows.iter().zip(lists).zip(codes) {
             set(*row, list, code);
