@@ -12,11 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use vectide_engine::{Pipeline, Plan, check_state};
-use vectide_model::{
-    EmbedError, Embedder, Include, Lane, ModelIdentity, Query, QueryInput, QueryService, ReadMode,
-    TokenCounter,
-};
-use vectide_tests::{Random, Script, ScriptedPipeline, is_torture, seed};
+use vectide_model::{Include, Lane, Query, QueryInput, QueryService, ReadMode};
+use vectide_tests::{Random, Script, ScriptedPipeline, WatchedEmbedder, is_torture, seed};
 
 /// The call at which the child's embedder hangs, and where its state is.
 const AT: &str = "VECTIDE_HANG_AT";
@@ -29,66 +26,12 @@ const DOCUMENTS: usize = 25;
 /// What a child says when its embedder hangs: the epoch of its answers follows.
 const TOLD: &str = "answered at epoch ";
 
-struct Hanging {
-    inner: Arc<dyn Embedder>,
-    calls_left: AtomicU64,
-    hangs: AtomicBool,
-}
-
-impl Embedder for Hanging {
-    fn identity(&self) -> &ModelIdentity {
-        self.inner.identity()
-    }
-
-    fn embed(&self, lane: Lane, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError> {
-        if lane == Lane::Bulk && self.calls_left.fetch_sub(1, Ordering::Relaxed) <= 1 {
-            self.hangs.store(true, Ordering::Release);
-            loop {
-                std::thread::park();
-            }
-        }
-        self.inner.embed(lane, texts)
-    }
-
-    fn token_counter(&self) -> Arc<dyn TokenCounter> {
-        self.inner.token_counter()
-    }
-
-    fn bulk_threads(&self) -> usize {
-        self.inner.bulk_threads()
-    }
-
-    fn worth_remembering(&self) -> bool {
-        self.inner.worth_remembering()
-    }
-}
-
-fn text(key: usize, batch: usize) -> String {
-    format!("page {key} as batch {batch} has it")
-}
-
 fn script() -> Script {
-    let batch = |number: usize| {
-        let keys = (0..DOCUMENTS).map(|at| (number * 7 + at) % (BATCHES * 10));
-        let change = |key: usize| (format!("{key}"), Some(text(key, number)));
-        (keys.map(change).collect(), Duration::from_millis(2))
-    };
-    Script {
-        batches: (0..BATCHES).map(batch).collect(),
-    }
+    Script::rewriting(BATCHES, DOCUMENTS)
 }
 
 fn plan(state: &Path) -> Plan {
     ScriptedPipeline::default().plan(state, vec![("pages", Box::new(script()))])
-}
-
-/// The text of each document after so many whole batches.
-fn expected(batches: usize) -> BTreeMap<String, String> {
-    let batches = script().batches.into_iter().take(batches);
-    let changes = batches.flat_map(|(changes, _)| changes);
-    changes
-        .filter_map(|(key, text)| Some((key, text?)))
-        .collect()
 }
 
 /// Runs with an embedder that hangs, and asks for every document again and again while it does; only when
@@ -100,14 +43,20 @@ fn child() {
     };
     let state = std::env::var(STATE).unwrap();
     let mut plan = plan(Path::new(&state));
-    let embedder = Arc::new(Hanging {
-        inner: plan.indexes[0].embedder.clone(),
-        calls_left: AtomicU64::new(at.parse().unwrap()),
-        hangs: AtomicBool::new(false),
+    let (calls_left, hangs) = (AtomicU64::new(at.parse().unwrap()), Arc::default());
+    let has_hung: Arc<AtomicBool> = Arc::clone(&hangs);
+    let before = Box::new(move |lane: Lane, _: &[&str]| {
+        if lane == Lane::Bulk && calls_left.fetch_sub(1, Ordering::Relaxed) <= 1 {
+            hangs.store(true, Ordering::Release);
+            loop {
+                std::thread::park();
+            }
+        }
     });
-    plan.indexes[0].embedder = embedder.clone();
+    let inner = plan.indexes[0].embedder.clone();
+    plan.indexes[0].embedder = Arc::new(WatchedEmbedder { inner, before });
     let pipeline = Pipeline::start(plan, ReadMode::Follow).unwrap();
-    while !embedder.hangs.load(Ordering::Acquire) {
+    while !has_hung.load(Ordering::Acquire) {
         std::thread::sleep(Duration::from_millis(1));
     }
     // What was on its way before the call that hangs becomes visible meanwhile.
@@ -138,7 +87,7 @@ fn answer_whole(service: &dyn QueryService) -> u64 {
     let document = |hit: vectide_model::Hit| (hit.document.to_string(), hit.text.unwrap());
     let seen: BTreeMap<String, String> = answer.hits.into_iter().map(document).collect();
     assert!(
-        (0..=BATCHES).any(|batches| seen == expected(batches)),
+        (0..=BATCHES).any(|batches| seen == script().texts_after(batches)),
         "no whole number of batches: {seen:?}"
     );
     answer.as_of.epoch
@@ -177,7 +126,11 @@ fn an_embedder_that_hangs_leaves_the_last_commit_to_queries_and_the_next_process
         let report = check_state(&plan(directory.path())).unwrap();
         assert_eq!(report.faults, 0, "{place}: {report:?}");
         assert!(report.epoch > epoch, "{place}: {report:?}");
-        assert_eq!(report.documents, expected(BATCHES).len() as u64, "{place}");
+        assert_eq!(
+            report.documents,
+            script().texts_after(BATCHES).len() as u64,
+            "{place}"
+        );
     }
     println!("embedders that hung left epochs {epochs:?}");
 }

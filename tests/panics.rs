@@ -11,14 +11,12 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 use vectide_engine::{Pipeline, Plan, check_state};
 use vectide_model::{
-    ChunkError, ChunkId, Chunker, ClosedShard, EmbedError, Embedder, Embedding, IndexError, Lane,
-    ModelIdentity, ReadMode, ShardState, Source, SourceError, SourceSink, SourceStart,
-    TokenCounter, VectorIndex, VectorIndexFactory, VectorIndexRead,
+    ChunkError, ChunkId, Chunker, ClosedShard, Embedding, IndexError, Lane, ReadMode, ShardState,
+    Source, SourceError, SourceSink, SourceStart, VectorIndex, VectorIndexFactory, VectorIndexRead,
 };
-use vectide_tests::{Random, Script, ScriptedPipeline, is_torture, seed};
+use vectide_tests::{Random, Script, ScriptedPipeline, WatchedEmbedder, is_torture, seed};
 
 /// Parts that can be made to panic.
 const PARTS: [&str; 4] = ["source", "chunker", "embedder", "index"];
@@ -81,29 +79,6 @@ impl Chunker for Panicking<Arc<dyn Chunker>> {
     }
 }
 
-impl Embedder for Panicking<Arc<dyn Embedder>> {
-    fn identity(&self) -> &ModelIdentity {
-        self.inner.identity()
-    }
-
-    fn embed(&self, lane: Lane, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError> {
-        texts.iter().for_each(|_| self.fuse.burn());
-        self.inner.embed(lane, texts)
-    }
-
-    fn token_counter(&self) -> Arc<dyn TokenCounter> {
-        self.inner.token_counter()
-    }
-
-    fn bulk_threads(&self) -> usize {
-        self.inner.bulk_threads()
-    }
-
-    fn worth_remembering(&self) -> bool {
-        self.inner.worth_remembering()
-    }
-}
-
 impl VectorIndexFactory for Panicking<Arc<dyn VectorIndexFactory>> {
     fn open(
         &self,
@@ -141,20 +116,8 @@ impl VectorIndex for Panicking<Box<dyn VectorIndex>> {
     }
 }
 
-/// Every batch changes some of the documents.
 fn script() -> Script {
-    let batch = |number: usize| {
-        let keys = (0..DOCUMENTS).map(|at| (number * 7 + at) % (BATCHES * 10));
-        let change = |key: usize| (format!("{key}"), Some(text(key, number)));
-        (keys.map(change).collect(), Duration::from_millis(2))
-    };
-    Script {
-        batches: (0..BATCHES).map(batch).collect(),
-    }
-}
-
-fn text(key: usize, batch: usize) -> String {
-    format!("page {key} as batch {batch} has it")
+    Script::rewriting(BATCHES, DOCUMENTS)
 }
 
 fn plan(state: &Path) -> Plan {
@@ -163,13 +126,7 @@ fn plan(state: &Path) -> Plan {
 
 /// The texts that the whole script comes to.
 fn expected() -> BTreeMap<String, String> {
-    let changes = script()
-        .batches
-        .into_iter()
-        .flat_map(|(changes, _)| changes);
-    changes
-        .filter_map(|(key, text)| Some((key, text?)))
-        .collect()
+    script().texts_after(BATCHES)
 }
 
 /// Runs with a part that panics; only when the test starts its program again.
@@ -185,7 +142,13 @@ fn child() {
     match &*part {
         "source" => plan.sources[0].source = Box::new(Panicking::new(script(), at)),
         "chunker" => index.chunker = Arc::new(Panicking::new(index.chunker.clone(), at)),
-        "embedder" => index.embedder = Arc::new(Panicking::new(index.embedder.clone(), at)),
+        "embedder" => {
+            let (inner, fuse) = (index.embedder.clone(), Fuse(AtomicU64::new(at)));
+            let before = Box::new(move |_: Lane, texts: &[&str]| {
+                texts.iter().for_each(|_| fuse.burn());
+            });
+            index.embedder = Arc::new(WatchedEmbedder { inner, before });
+        }
         _ => plan.index_factory = Arc::new(Panicking::new(plan.index_factory.clone(), at)),
     }
     let pipeline = Pipeline::start(plan, ReadMode::UntilCaughtUp).unwrap();

@@ -9,6 +9,7 @@ pub mod random;
 pub mod scripted;
 pub mod services;
 pub mod small_disk;
+pub mod watched;
 
 pub use data::{append, data_directory, files_under, read_lines};
 pub use process::{
@@ -19,3 +20,4 @@ pub use random::{Random, seed};
 pub use scripted::{Changes, Script, ScriptedPipeline};
 pub use small_disk::SmallDisk;
 pub use vectide_connectors::testing::is_torture;
+pub use watched::{BeforeEmbedding, WatchedEmbedder};

@@ -25,6 +25,37 @@ pub struct Script {
     pub batches: Vec<(Changes, Duration)>,
 }
 
+impl Script {
+    /// Batches a few milliseconds apart, each of which writes so many documents with a text of its own; most
+    /// of them were written before.
+    pub fn rewriting(batches: usize, documents: usize) -> Self {
+        let batch = |number: usize| {
+            let keys = (0..documents).map(|at| (number * 7 + at) % (batches * 10));
+            let change = |key: usize| {
+                let text = format!("page {key} as batch {number} has it");
+                (key.to_string(), Some(text))
+            };
+            (keys.map(change).collect(), Duration::from_millis(2))
+        };
+        Self {
+            batches: (0..batches).map(batch).collect(),
+        }
+    }
+
+    /// The text of each document after the first batches.
+    pub fn texts_after(&self, batches: usize) -> BTreeMap<String, String> {
+        let mut texts = BTreeMap::new();
+        let batches = self.batches.iter().take(batches);
+        for (key, text) in batches.flat_map(|(changes, _)| changes) {
+            match text {
+                Some(text) => texts.insert(key.clone(), text.clone()),
+                None => texts.remove(key),
+            };
+        }
+        texts
+    }
+}
+
 impl Source for Script {
     fn run(
         self: Box<Self>,
