@@ -114,6 +114,10 @@ impl VectorIndex for Panicking<Box<dyn VectorIndex>> {
     fn close_epoch(&mut self) -> Result<ClosedShard, IndexError> {
         self.inner.close_epoch()
     }
+
+    fn has_news(&self) -> bool {
+        self.inner.has_news()
+    }
 }
 
 fn script() -> Script {

@@ -69,6 +69,10 @@ impl VectorIndex for Lossy<Box<dyn VectorIndex>> {
         let read = Arc::new(self.around(read));
         Ok(ClosedShard { read, commit })
     }
+
+    fn has_news(&self) -> bool {
+        self.inner.has_news()
+    }
 }
 
 impl VectorIndexRead for Lossy<Arc<dyn VectorIndexRead>> {
@@ -106,6 +110,10 @@ impl VectorIndexRead for Lossy<Arc<dyn VectorIndexRead>> {
     fn renew(&self) {
         self.renewals.fetch_add(1, Ordering::Relaxed);
         self.inner.renew();
+    }
+
+    fn has_news(&self) -> bool {
+        self.inner.has_news()
     }
 }
 

@@ -152,6 +152,8 @@ pub(crate) struct IngestPorts {
     pub(crate) caught_up_at: Arc<AtomicU64>,
     /// Whether an epoch is to be closed though nothing has changed.
     pub(crate) steering: Arc<Steering>,
+    /// Whether a shard has something to take in that was made in the background.
+    pub(crate) have_shards_news: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Whether to end with the sources, or to stay when all have ended.
     pub(crate) mode: ReadMode,
     pub(crate) stop: StopSignal,
@@ -299,6 +301,7 @@ impl Ingest {
                 break Err(error.into());
             }
             self.open.moved |= self.ports.steering.take_due();
+            self.open.moved = self.open.moved || self.have_shards_news();
             self.note_caught_up();
             if self.open.moved && self.may_close() {
                 self.close();
@@ -311,6 +314,12 @@ impl Ingest {
         // The source operator must notice that its channel has closed.
         let _ = wake.activate();
         result
+    }
+
+    /// Whether an epoch is worth closing for the shards alone. A run that ends with its sources leaves that
+    /// to the next one.
+    fn have_shards_news(&self) -> bool {
+        self.ports.mode != ReadMode::UntilCaughtUp && (self.ports.have_shards_news)()
     }
 
     /// Whether the epochs before the open one leave room for it, and it is due.

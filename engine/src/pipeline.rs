@@ -245,6 +245,7 @@ impl Pipeline {
         let commit = start_commit(&state, commit_ports, &stop)?;
         let workers = start_workers(parts, plan.workers)?;
 
+        let have_shards_news = have_shards_news(&publisher);
         let service = Service::new(
             publisher,
             &plan.sources,
@@ -268,6 +269,7 @@ impl Pipeline {
             room: room.clone(),
             caught_up_at,
             steering: steering.clone(),
+            have_shards_news,
             mode,
             stop: stop.clone(),
         };
@@ -385,6 +387,17 @@ fn bulk_threads(indexes: &[PlannedIndex]) -> usize {
 fn committed_epoch(state: &Arc<State>) -> Arc<dyn Fn() -> Epoch + Send + Sync> {
     let state = state.clone();
     Arc::new(move || state.epoch())
+}
+
+fn have_shards_news(publisher: &Arc<Publisher>) -> Arc<dyn Fn() -> bool + Send + Sync> {
+    let publisher = publisher.clone();
+    Arc::new(move || {
+        let published = publisher.current();
+        published.is_some_and(|published| {
+            let mut shards = published.indexes.iter().flat_map(|index| &index.shards);
+            shards.any(|shard| shard.has_news())
+        })
+    })
 }
 
 /// Starts what measures recall and follows it.

@@ -17,6 +17,10 @@ pub type OwnedShards = HashMap<u32, Box<dyn VectorIndex>>;
 
 /// Applies vectors to the shards and emits each changed shard's state once an epoch is complete.
 /// A shard belongs to the worker of the number `shard % workers`.
+///
+/// A shard that has been made better in the background is closed with the newest complete epoch, too, if
+/// that has nothing for any of the worker's shards: so an index that has stopped changing takes in what
+/// its builders have finished with the next empty epoch.
 pub fn index<'scope>(
     vectors: Stream<'scope, Epoch, Vec<ChunkVector>>,
     index: PlanIndex,
@@ -26,8 +30,10 @@ pub fn index<'scope>(
         .unary_frontier(
             Exchange::new(|vector: &ChunkVector| u64::from(vector.shard)),
             "index",
-            move |_capability, _info| {
+            move |capability, _info| {
                 let mut open = BTreeMap::new();
+                // Of the first epoch that is not complete; given back at the end.
+                let mut next_epoch = Some(capability);
                 move |(input, frontier), output| {
                     input.for_each_stamp(|capability, batches| {
                         let Some(capability) = capability.retain_least(output.output_index())
@@ -40,20 +46,46 @@ pub fn index<'scope>(
                             .or_insert_with(|| (capability, Vec::new()));
                         stash.extend(batches.flat_map(|batch| batch.drain(..)));
                     });
+                    let next = frontier.frontier().first().copied();
+                    let is_complete = |epoch: Epoch| next.is_none_or(|next| epoch < next);
+                    let mut applied = None;
                     while let Some(entry) = open.first_entry() {
-                        if frontier.frontier().less_equal(entry.key()) {
+                        if !is_complete(*entry.key()) {
                             break;
                         }
+                        applied = Some(*entry.key());
                         let (capability, vectors) = entry.remove();
                         let effects = apply(index, &mut shards, vectors);
                         output
                             .session(&capability)
                             .give_iterator(effects.into_iter());
                     }
+                    next_epoch = next_epoch.take().zip(next).map(|(mut held, next)| {
+                        // An earlier epoch than the newest could come before one that is applied already.
+                        let newest = next.checked_sub(1).filter(|newest| newest >= held.time());
+                        if let Some(newest) = newest.filter(|newest| applied != Some(*newest)) {
+                            let effects = take_in(index, &mut shards);
+                            output
+                                .session(&held.delayed(&newest))
+                                .give_iterator(effects.into_iter());
+                        }
+                        held.downgrade(&next);
+                        held
+                    });
                 }
             },
         )
         .container::<Vec<Effect>>()
+}
+
+/// Closes the shards that have something to take in.
+fn take_in(index: PlanIndex, shards: &mut OwnedShards) -> Vec<Effect> {
+    let have_news = shards.iter().filter(|(_, shard)| shard.has_news());
+    let numbers: Vec<u32> = have_news.map(|(number, _)| *number).collect();
+    let closed = numbers
+        .into_iter()
+        .filter_map(|number| close(index, shards, number));
+    closed.collect()
 }
 
 /// Applies an epoch: removals first, since an update removes and adds.

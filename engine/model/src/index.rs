@@ -181,6 +181,11 @@ pub trait VectorIndexRead: Send + Sync {
     /// Says that searches miss too much: what leads to the rows is to be made anew, in the background. An
     /// exact index ignores it.
     fn renew(&self) {}
+    /// Whether closing an epoch would make the shard better though no row has changed; see
+    /// [`VectorIndex::has_news`], whose answer it gives at once, also of a shard that has moved on.
+    fn has_news(&self) -> bool {
+        false
+    }
 }
 
 /// An epoch of a shard, closed.
@@ -210,6 +215,11 @@ pub trait VectorIndex: Send {
     /// # Errors
     /// When a segment could not be written; the process ends with it.
     fn close_epoch(&mut self) -> Result<ClosedShard, IndexError>;
+    /// Whether work of other threads waits to be taken in by the next close. It is false after it until
+    /// there is more.
+    fn has_news(&self) -> bool {
+        false
+    }
 }
 
 /// Opens shards of one index type.

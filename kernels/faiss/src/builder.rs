@@ -89,6 +89,8 @@ pub(crate) struct Job {
     pub(crate) cancelled: Arc<AtomicBool>,
     /// Where the answer goes.
     pub(crate) reply: Sender<Built>,
+    /// Set once the answer is there.
+    pub(crate) has_news: Arc<AtomicBool>,
 }
 
 /// The answer to a [`Job`].
@@ -220,6 +222,7 @@ impl Job {
             id: self.id,
             result,
         });
+        self.has_news.store(true, Ordering::Release);
     }
 }
 

@@ -170,6 +170,7 @@ fn read_shard(
         heads,
         segments,
         is_renewal_wanted: Arc::default(),
+        has_news: Arc::default(),
     })
 }
 

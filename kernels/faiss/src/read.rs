@@ -43,6 +43,8 @@ pub(crate) struct ShardRead {
     pub(crate) segments: Vec<Held>,
     /// Shared with the writer.
     pub(crate) is_renewal_wanted: Arc<AtomicBool>,
+    /// Shared with the writer and its builders.
+    pub(crate) has_news: Arc<AtomicBool>,
 }
 
 impl ShardRead {
@@ -174,5 +176,10 @@ impl VectorIndexRead for ShardRead {
 
     fn renew(&self) {
         self.is_renewal_wanted.store(true, Ordering::Relaxed);
+        self.has_news.store(true, Ordering::Release);
+    }
+
+    fn has_news(&self) -> bool {
+        self.has_news.load(Ordering::Acquire)
     }
 }

@@ -87,6 +87,8 @@ pub(crate) struct Shard {
     cancelled: Arc<AtomicBool>,
     /// Set by readers whose searches miss too much.
     is_renewal_wanted: Arc<AtomicBool>,
+    /// Set when the next close has something to take in.
+    has_news: Arc<AtomicBool>,
 }
 
 impl Shard {
@@ -119,6 +121,7 @@ impl Shard {
             built,
             cancelled: Arc::default(),
             is_renewal_wanted: Arc::default(),
+            has_news: Arc::default(),
         }
     }
 
@@ -285,6 +288,7 @@ impl Shard {
             origins,
             cancelled: self.cancelled.clone(),
             reply: self.replies.clone(),
+            has_news: self.has_news.clone(),
         }
     }
 
@@ -394,6 +398,7 @@ impl Shard {
             heads: heads.collect(),
             segments: self.segments.clone(),
             is_renewal_wanted: self.is_renewal_wanted.clone(),
+            has_news: self.has_news.clone(),
         }
     }
 
@@ -468,6 +473,8 @@ impl VectorIndex for Shard {
     }
 
     fn close_epoch(&mut self) -> Result<ClosedShard, IndexError> {
+        // Before looking: what is answered from now on is news again.
+        self.has_news.store(false, Ordering::SeqCst);
         while let Ok(built) = self.built.try_recv() {
             self.absorb(built);
         }
@@ -479,6 +486,10 @@ impl VectorIndex for Shard {
         let read = Arc::new(self.snapshot());
         self.start_merge()?;
         Ok(ClosedShard { read, commit })
+    }
+
+    fn has_news(&self) -> bool {
+        self.has_news.load(Ordering::Acquire)
     }
 }
 

@@ -130,6 +130,31 @@ fn settle(index: &mut dyn VectorIndex, state: &mut ShardState) -> Arc<dyn Vector
     }
 }
 
+#[test]
+fn a_shard_says_when_there_is_something_to_take_in() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let mut random = Random(5);
+    let mut index = factory(100)
+        .open(directory.path(), DIMENSION, ShardState::default())
+        .expect("an empty shard");
+    for number in 0..150 {
+        index.insert(chunk(number), quantize(&random.vector()));
+    }
+    let first = index.close_epoch().expect("an epoch");
+    let end = Instant::now() + Duration::from_secs(60);
+    while !index.has_news() {
+        assert!(Instant::now() < end, "the full head is never built");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(first.read.has_news(), "readers know it, too");
+    assert_eq!(first.read.segments(), 0);
+    let second = index.close_epoch().expect("an epoch");
+    assert_eq!(second.read.segments(), 1);
+    assert!(!index.has_news() && !second.read.has_news(), "it was taken");
+    second.read.renew();
+    assert!(index.has_news(), "what is wanted anew is looked at");
+}
+
 /// A settled shard of `rows` rows.
 fn shard_of(factory: &FaissFactory, directory: &Path, rows: u64) -> (ShardState, Live) {
     let (mut state, mut live, mut random) = (ShardState::default(), Live::new(), Random(3));
