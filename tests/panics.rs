@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use vectide_engine::{Pipeline, Plan, check_state};
 use vectide_model::{
-    ChunkError, ChunkId, Chunker, ClosedShard, Embedding, IndexError, Lane, ReadMode, ShardState,
+    ChunkError, ChunkId, Chunker, ClosedShard, IndexError, IndexRow, Lane, ReadMode, ShardState,
     Source, SourceError, SourceSink, SourceStart, VectorIndex, VectorIndexFactory, VectorIndexRead,
 };
 use vectide_tests::{Random, Script, ScriptedPipeline, WatchedEmbedder, is_torture, seed};
@@ -106,9 +106,9 @@ impl VectorIndex for Panicking<Box<dyn VectorIndex>> {
         self.inner.remove(chunk);
     }
 
-    fn insert(&mut self, chunk: ChunkId, vector: Embedding) {
+    fn insert(&mut self, row: IndexRow) {
         self.fuse.burn();
-        self.inner.insert(chunk, vector);
+        self.inner.insert(row);
     }
 
     fn close_epoch(&mut self) -> Result<ClosedShard, IndexError> {

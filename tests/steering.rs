@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use vectide_engine::{Pipeline, Plan};
 use vectide_model::{
-    Answer, ChunkId, ClosedShard, Effort, Embedding, Found, IndexError, Query, QueryInput,
-    QueryService, ReadMode, Search, ShardState, VectorIndex, VectorIndexFactory, VectorIndexRead,
+    Answer, ChunkId, ClosedShard, Effort, Embedding, Found, IndexError, IndexRow, Query,
+    QueryInput, QueryService, ReadMode, Search, ShardState, Term, TermMatches, VectorIndex,
+    VectorIndexFactory, VectorIndexRead,
 };
 use vectide_tests::{Script, ScriptedPipeline};
 
@@ -60,8 +61,8 @@ impl VectorIndex for Lossy<Box<dyn VectorIndex>> {
         self.inner.remove(chunk);
     }
 
-    fn insert(&mut self, chunk: ChunkId, vector: Embedding) {
-        self.inner.insert(chunk, vector);
+    fn insert(&mut self, row: IndexRow) {
+        self.inner.insert(row);
     }
 
     fn close_epoch(&mut self) -> Result<ClosedShard, IndexError> {
@@ -97,6 +98,10 @@ impl VectorIndexRead for Lossy<Arc<dyn VectorIndexRead>> {
                 .for_each(|it| drop(it.hits.drain(..MISSED)));
         }
         found
+    }
+
+    fn matches(&self, terms: &[Term]) -> Box<dyn TermMatches + '_> {
+        self.inner.matches(terms)
     }
 
     fn vector(&self, chunk: &ChunkId) -> Option<Embedding> {

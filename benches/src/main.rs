@@ -1,7 +1,7 @@
 //! Benchmarks of the whole system through the real binary, its configuration and its endpoint.
 //!
 //! `cargo run --release -p vectide-benches -- [ingest] [queries] [freshness] [bulk] [retrieval]
-//! [chunk-quality] [restart] [index] [peers]`;
+//! [chunk-quality] [restart] [index] [filters] [peers]`;
 //! without a name all of them. Each prints what it did, what it measured and the limit beside it.
 //! The machine may be shared and noisy: compare within one run.
 
@@ -20,7 +20,7 @@ mod retrieval;
 /// A benchmark, by its name on the command line.
 type Benchmark = (&'static str, fn());
 
-const BENCHMARKS: [Benchmark; 9] = [
+const BENCHMARKS: [Benchmark; 10] = [
     ("ingest", ingest::run),
     ("queries", queries::run),
     ("freshness", freshness::run),
@@ -29,6 +29,7 @@ const BENCHMARKS: [Benchmark; 9] = [
     ("chunk-quality", chunk_quality::run),
     ("restart", restart::run),
     ("index", index::run),
+    ("filters", index::filters::run),
     ("peers", peers::run),
 ];
 

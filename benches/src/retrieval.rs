@@ -4,6 +4,7 @@ use crate::load::wait_for_documents;
 use std::collections::BTreeMap;
 use std::path::Path;
 use vectide_app::evaluate::{JudgedQuery, Judgements, evaluate, read_judgements, read_queries};
+use vectide_serve::{FusionField, ModeField, QueryRequest};
 use vectide_tests::{Running, data_directory, free_port, read_lines};
 
 /// Queries of squad-newwiki: every tenth of 7,938 tells as much.
@@ -58,7 +59,8 @@ fn measure(
         "apiVersion: vectide/v1\nstate: {{dir: ./state}}\nsources:\n  docs: {{type: jsonl, path: \
          docs.jsonl, follow: true, format: {{type: change, key: id}}}}\ndocuments:\n  docs: {{from: \
          docs, text: \"{{{{ title }}}}\\n\\n{{{{ text }}}}\"}}\nindexes:\n  docs: {{from: docs, chunk: \
-         {chunk}, embed: {{model: all-MiniLM-L6-v2}}, shards: 2}}\nserver: {{listen: \
+         {chunk}, embed: {{model: all-MiniLM-L6-v2}}, keywords: {{language: english}}, shards: \
+         2}}\nserver: {{listen: \
          \"127.0.0.1:{port}\"}}\n"
     );
     let config = directory.path().join("pipeline.yaml");
@@ -67,18 +69,32 @@ fn measure(
     let mut running = Running::start(&config, port);
     wait_for_documents(&mut running, "docs", lines.len());
     let seconds = start.elapsed().as_secs_f64();
-    let result = evaluate(&running.client(), "docs", queries, judgements)
-        .unwrap_or_else(|failure| panic!("{failure:?}"));
     let index = running
         .client()
         .index("docs")
         .unwrap_or_else(|error| panic!("{error}"));
     println!(
-        "{what}, chunk {chunk}: {} documents, {} chunks, indexed in {seconds:.0} s: {}",
-        index.documents,
-        index.chunks,
-        serde_json::to_string(&result).unwrap_or_default()
+        "{what}, chunk {chunk}: {} documents, {} chunks, indexed in {seconds:.0} s",
+        index.documents, index.chunks,
     );
+    let by = |mode, vector_weight: Option<f32>| {
+        let request = |text: &str, k| QueryRequest {
+            mode,
+            fusion: vector_weight.map(|_| FusionField::Weighted),
+            vector_weight,
+            ..QueryRequest::text(text, k)
+        };
+        let result = evaluate(&running.client(), "docs", (queries, judgements), &request);
+        let result = result.unwrap_or_else(|failure| panic!("{failure:?}"));
+        let result = serde_json::to_string(&result).unwrap_or_default();
+        println!("    {mode:?} {vector_weight:?}: {result}");
+    };
+    by(ModeField::Vector, None);
+    by(ModeField::Keyword, None);
+    by(ModeField::Hybrid, None);
+    for weight in [0.3, 0.5, 0.7] {
+        by(ModeField::Hybrid, Some(weight));
+    }
 }
 
 /// Queries with the article that answers them.

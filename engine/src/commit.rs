@@ -490,9 +490,10 @@ impl<'a> Transaction<'a> {
         for chunk in &commit.head_removed {
             self.batch.delete(Table::Head, head_key(name, shard, chunk));
         }
-        for (chunk, vector) in &commit.head_added {
-            self.batch
-                .put(Table::Head, head_key(name, shard, chunk), vector.to_bytes());
+        for row in &commit.head_added {
+            // Its fields are made again of the document when the shard is opened.
+            let key = head_key(name, shard, &row.chunk);
+            self.batch.put(Table::Head, key, row.vector.to_bytes());
         }
         for manifest in &commit.segments_added {
             let key = segment_key(name, shard, manifest.id);

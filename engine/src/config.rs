@@ -8,6 +8,7 @@
 
 use crate::budget::CommitConfig;
 use crate::dead_letters_section::{LoadedDeadLetters, describe};
+use crate::index_config::{IndexConfig, check_filterable};
 use crate::plan::{Plan, PlannedDeadLetters, PlannedDocuments, PlannedIndex, PlannedSource};
 use crate::registry::{AnyChunkerConfig, AnySourceConfig, Registry};
 use crate::replay::Redecoders;
@@ -109,35 +110,6 @@ pub struct DocumentsConfig {
     pub metadata: BTreeMap<String, String>,
 }
 
-/// An entry of `indexes:`.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct IndexConfig {
-    /// The documents that are indexed.
-    pub from: Name,
-    /// How documents are cut.
-    pub chunk: Value,
-    /// Which model makes the vectors.
-    pub embed: EmbedConfig,
-    /// Parts of the index, each owned by one worker; fixed for the life of a state.
-    #[serde(default = "one_shard")]
-    #[schemars(range(min = 1, max = 1024))]
-    pub shards: u32,
-    /// The share of the true hits that searches find, measured on queries and kept by itself; 1 looks at
-    /// every row.
-    #[serde(default = "default_recall")]
-    #[schemars(range(min = 0.5, max = 1.0))]
-    pub recall: f64,
-}
-
-fn one_shard() -> u32 {
-    1
-}
-
-fn default_recall() -> f64 {
-    0.98
-}
-
 /// A configuration without faults.
 pub struct LoadedConfig {
     pub(crate) config: PipelineConfig,
@@ -214,6 +186,7 @@ impl LoadedConfig {
         let views = check.views();
         let chunkers = check.chunkers();
         check.embedders();
+        check.filterable();
         check.server();
         let dead_letters = LoadedDeadLetters::check(&document, &mut report, registry);
         if !report.is_empty() {
@@ -478,6 +451,7 @@ fn open_indexes(
                     embedder,
                     shards: index.shards,
                     recall: index.recall,
+                    fields: index.fields(),
                 });
             }
             Err(error) => push(document, report, &format!("indexes.{name}.chunk"), &error),
@@ -658,6 +632,15 @@ impl Check<'_> {
                 }
                 self.report.push(problem);
             }
+        }
+    }
+
+    fn filterable(&mut self) {
+        for name in self.names("indexes") {
+            let problems = check_filterable(self.document, &name);
+            problems
+                .into_iter()
+                .for_each(|problem| self.report.push(problem));
         }
     }
 

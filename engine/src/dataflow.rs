@@ -3,6 +3,7 @@
 //! Invariant: this file wires operators together and decides nothing; what an operator does stands
 //! in its own file.
 
+use crate::head_fields::shard_state_with_fields;
 use crate::plan::Plan;
 use crate::state::State;
 use differential_dataflow::{AsCollection, VecCollection};
@@ -12,9 +13,9 @@ use timely::dataflow::operators::vec::{Filter, Map};
 use timely::dataflow::{Scope, Stream};
 use vectide_model::{ChunkedDocument, DeadLetter, Document, Epoch, IndexError, VectorIndex};
 use vectide_operators::{
-    CommittedState, DocumentView, Effect, EmbedHandle, EmbedStage, Embedded, Feed, HeldRow,
-    OwnedShards, PlanIndex, RowUpdate, WorkerProgress, changed_chunks, chunk_documents, collect,
-    embed, index, ingest, upsert,
+    CommittedState, DocumentView, Effect, EmbedHandle, EmbedStage, Embedded, Feed, FieldPlan,
+    HeldRow, OwnedShards, PlanIndex, RowUpdate, WorkerProgress, changed_chunks, chunk_documents,
+    collect, embed, index, ingest, upsert,
 };
 
 type Effects<'scope> = Stream<'scope, Epoch, Vec<Effect>>;
@@ -37,6 +38,7 @@ pub(crate) struct IndexParts {
     pub(crate) chunker: Arc<dyn vectide_model::Chunker>,
     pub(crate) embedder: EmbedHandle,
     pub(crate) remember: bool,
+    pub(crate) fields: Arc<FieldPlan>,
     /// Each shard is taken by the worker that owns it.
     pub(crate) shards: Mutex<Vec<Option<Box<dyn VectorIndex>>>>,
 }
@@ -54,7 +56,9 @@ impl Parts {
         for (planned, embedder) in plan.indexes.iter().zip(embedders) {
             let shards = (0..planned.shards)
                 .map(|shard| {
-                    let held = state.shard_state(&planned.name, shard)?;
+                    let held = state.snapshot();
+                    let held =
+                        shard_state_with_fields(&*held, &planned.name, shard, &planned.fields)?;
                     let directory = state.shard_directory(&planned.name, shard);
                     let dimension = planned.embedder.identity().dimension;
                     Ok(Some(plan.index_factory.open(&directory, dimension, held)?))
@@ -65,6 +69,7 @@ impl Parts {
                 chunker: planned.chunker.clone(),
                 embedder,
                 remember: planned.embedder.worth_remembering(),
+                fields: planned.fields.clone(),
                 shards: Mutex::new(shards),
             });
         }
@@ -125,6 +130,7 @@ pub(crate) fn build(scope: Scope<'_, Epoch>, parts: &Parts, worker: usize, worke
                 shards: lock(&index.shards).len() as u32,
                 embedder: index.embedder.clone(),
                 remember: index.remember,
+                fields: index.fields.clone(),
                 state: state.clone(),
             };
             let shards = own_shards(index, worker, workers);
@@ -239,7 +245,8 @@ fn index_effects<'scope>(
     );
     let whole = chunked.clone().flat_map(Result::ok);
     let failures = chunked.flat_map(Result::err);
-    let embedded = embed(changed_chunks(whole.clone()), stage);
+    let changed = changed_chunks(whole.clone(), stage.fields.clone());
+    let embedded = embed(changed, stage);
     let vectors = embedded.clone().flat_map(|output| match output {
         Embedded::Vector(vector) => Some(vector),
         Embedded::Effect(_) => None,

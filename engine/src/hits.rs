@@ -2,14 +2,13 @@
 //!
 //! Invariant: everything of a hit comes from the snapshot that it was found in.
 
+use crate::hybrid::Ranked;
 use crate::snapshot::Published;
 use crate::state::{DocumentRecord, chunk_key, decode, entity_key};
 use serde_json::value::RawValue;
 use std::collections::HashMap;
 use std::sync::Arc;
-use vectide_model::{
-    ChunkId, ChunkSpan, Hit, Include, ScoredChunk, Span, StoreError, StoreRead, Table,
-};
+use vectide_model::{ChunkId, ChunkSpan, Hit, Include, Span, StoreError, StoreRead, Table};
 
 /// A document's record and text, read once a query however many of its chunks are hit.
 pub(crate) struct Held {
@@ -39,7 +38,7 @@ impl Held {
         }))
     }
 
-    fn text_of(&self, chunk: &ChunkSpan) -> Result<&str, StoreError> {
+    pub(crate) fn text_of(&self, chunk: &ChunkSpan) -> Result<&str, StoreError> {
         let text = self.text.get(chunk.start as usize..chunk.end as usize);
         text.ok_or_else(|| StoreError::Refused("a chunk's span in the state is damaged".into()))
     }
@@ -107,11 +106,7 @@ impl<'a> Fetch<'a> {
     }
 
     /// A hit with what is asked for.
-    pub(crate) fn hit(
-        &mut self,
-        scored: &ScoredChunk,
-        include: Include,
-    ) -> Result<Hit, StoreError> {
+    pub(crate) fn hit(&mut self, scored: &Ranked, include: Include) -> Result<Hit, StoreError> {
         let id = self.document_of(&scored.chunk)?;
         let vector = include.vector.then(|| self.vector(&scored.chunk)).flatten();
         let held = self.document(&id)?;
@@ -127,6 +122,7 @@ impl<'a> Fetch<'a> {
             document: held.id.clone(),
             chunk: scored.chunk,
             score: scored.score,
+            scores: scored.scores,
             span: held.span_of(chunk)?,
             position: held.record.position.clone(),
             text,

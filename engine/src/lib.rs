@@ -14,7 +14,10 @@ mod dataflow;
 mod dead_letters;
 mod dead_letters_section;
 mod export;
+mod head_fields;
 mod hits;
+mod hybrid;
+mod index_config;
 mod ingest;
 mod letter_export;
 mod pipeline;
@@ -39,14 +42,15 @@ pub use budget::CommitConfig;
 pub use checks::{ConnectionChecks, SectionCheck};
 pub use compact::{CompactReport, compact_state};
 pub use config::{
-    ApiVersion, DocumentsConfig, IndexConfig, LoadedConfig, NamedProbes, PipelineConfig,
-    StateConfig, editor_schema,
+    ApiVersion, DocumentsConfig, LoadedConfig, NamedProbes, PipelineConfig, StateConfig,
+    editor_schema,
 };
 pub use control::{AskError, ask_backup, ask_check, ask_compact};
 pub use dataflow::ShardError;
 pub use dead_letters::{DeadLetterCounts, DeadLetters, LetterSelection};
 pub use dead_letters_section::DeadLettersConfig;
 pub use export::{ExportError, ExportKind, export};
+pub use index_config::{IndexConfig, KeywordsConfig};
 pub use pipeline::{Pipeline, PipelineError, Progress, RunReport};
 pub use plan::{Plan, PlannedDeadLetters, PlannedDocuments, PlannedIndex, PlannedSource};
 pub use rebuild::{IndexEstimate, RebuildEstimate, estimate_rebuild, rebuild};

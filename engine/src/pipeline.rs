@@ -245,9 +245,8 @@ impl Pipeline {
         let commit = start_commit(&state, commit_ports, &stop)?;
         let workers = start_workers(parts, plan.workers)?;
 
-        let have_shards_news = have_shards_news(&publisher);
         let service = Service::new(
-            publisher,
+            publisher.clone(),
             &plan.sources,
             plan.indexes,
             caught_up_at.clone(),
@@ -269,7 +268,7 @@ impl Pipeline {
             room: room.clone(),
             caught_up_at,
             steering: steering.clone(),
-            have_shards_news,
+            have_shards_news: have_shards_news(&publisher),
             mode,
             stop: stop.clone(),
         };

@@ -10,7 +10,7 @@ use std::time::Duration;
 use vectide_model::{
     Chunker, DeadLetterSink, Embedder, PositionProbe, Source, VectorIndexFactory, stable_hash,
 };
-use vectide_operators::{DocumentView, PlanIndex};
+use vectide_operators::{DocumentView, FieldPlan, PlanIndex};
 
 use crate::budget::CommitConfig;
 use crate::room::RoomLimits;
@@ -99,6 +99,8 @@ pub struct PlannedIndex {
     pub embedder: Arc<dyn Embedder>,
     /// Number of shards.
     pub shards: u32,
+    /// What is kept of rows besides vectors.
+    pub fields: Arc<FieldPlan>,
     /// The share of the true hits that its searches promise to find; 1: all are looked at.
     pub recall: f64,
 }
@@ -166,10 +168,11 @@ impl Plan {
         for index in &self.indexes {
             let documents = &self.documents[usize::from(index.documents)].name;
             let what = format!(
-                "from {documents}, chunker {}, model {}, {} shards",
+                "from {documents}, chunker {}, model {}, {} shards{}",
                 index.chunker.version(),
                 index.embedder.identity().fingerprint,
-                index.shards
+                index.shards,
+                index.fields.fingerprint()
             );
             parts.insert(format!("indexes.{}", index.name), what);
         }

@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use vectide_model::{Effort, Found, Recalls, Search, StopSignal, StoreError, recall};
+use vectide_model::{Effort, Filter, Found, Recalls, Search, StopSignal, StoreError, recall};
 
 /// Hits that are compared.
 const K: usize = 10;
@@ -63,6 +63,7 @@ struct Shadow {
     published: Arc<Published>,
     index: usize,
     vector: Vec<f32>,
+    filter: Option<Arc<Filter>>,
 }
 
 /// What the ingest, the commit and the queries have to do with it.
@@ -77,7 +78,12 @@ pub(crate) struct Steering {
 
 impl Steering {
     /// Takes a query that is answered from `published`, now and then.
-    pub(crate) fn offer(&self, published: &Arc<Published>, index: usize, vector: &[f32]) {
+    pub(crate) fn offer(
+        &self,
+        published: &Arc<Published>,
+        index: usize,
+        (vector, filter): (&[f32], Option<&Arc<Filter>>),
+    ) {
         let asked = self.asked.fetch_add(1, Ordering::Relaxed);
         let is_steered = published.indexes[index].effort.is_some();
         if !is_steered || !asked.is_multiple_of(QUERIES_PER_SHADOW) || self.shadows.is_full() {
@@ -87,6 +93,7 @@ impl Steering {
             published: published.clone(),
             index,
             vector: vector.to_vec(),
+            filter: filter.cloned(),
         };
         // One that comes while the thread is busy is not asked again.
         let _ = self.shadows.try_send(shadow);
@@ -286,11 +293,15 @@ fn recall_of(shadow: &Shadow, effort: Effort) -> Option<f64> {
         let hits = found.hits.into_iter().map(|hit| (hit.chunk, hit.score));
         hits.collect::<Vec<_>>()
     };
-    let exact = ask(Search::exact(K));
+    let exact = Search {
+        filter: shadow.filter.clone(),
+        ..Search::exact(K)
+    };
     let best = ask(Search {
         effort: Some(effort),
-        ..Search::best(K)
+        ..exact.clone()
     });
+    let exact = ask(exact);
     recall(&best, &exact)
 }
 

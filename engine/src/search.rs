@@ -4,12 +4,16 @@
 //! came with it; only where its time is up does it depend on the clock, and says so.
 
 use crate::hits::Fetch;
+use crate::hybrid::{CANDIDATES_MIN, Keywords, Ranked, Ranking};
 use crate::plan::PlannedIndex;
 use crate::service::unreadable;
 use crate::snapshot::Published;
 use std::collections::HashSet;
 use std::time::Instant;
-use vectide_model::{ChunkId, Found, Hit, Query, QueryError, ScoredChunk, Search, StoreError};
+use vectide_model::{
+    ChunkId, Found, Hit, Mode, Query, QueryError, QueryInput, ScoredChunk, Search, StoreError,
+};
+use vectide_operators::WordCache;
 
 /// Chunks asked for at first for each document of a grouped answer.
 const CHUNKS_PER_DOCUMENT: usize = 2;
@@ -28,7 +32,7 @@ pub(crate) struct Asked<'a> {
 
 impl Asked<'_> {
     /// The hits of each query, and whether its time was up. Beside each query stand the number of its index
-    /// and its vector.
+    /// and its vector, which is empty where none is searched for.
     pub(crate) fn answer(
         &self,
         queries: &[Query],
@@ -40,27 +44,81 @@ impl Asked<'_> {
             let vectors = &vectors[at..at + together.len()];
             at += together.len();
             let index = vectors[0].0;
-            let (query, mut fetch) = (&together[0], self.fetch(index));
-            let vectors: Vec<&[f32]> = vectors.iter().map(|(_, it)| it.as_slice()).collect();
-            let found = match query.group_by_document {
-                None => self.search(index, &vectors, self.search_of(index, query, query.k)),
-                Some(size) => {
-                    let grouped = |vector| self.grouped(&mut fetch, index, vector, query, size);
-                    let found: Result<_, StoreError> = vectors.into_iter().map(grouped).collect();
-                    found.map_err(unreadable)?
-                }
-            };
-            for (found, query) in found.into_iter().zip(together) {
-                let hits = found.hits.iter().map(|hit| fetch.hit(hit, query.include));
+            let mut fetch = Fetch::new(self.published, index, &self.indexes[index].name);
+            let rankings = self.rankings(&mut fetch, index, together, vectors);
+            for (ranking, query) in rankings.map_err(unreadable)?.iter().zip(together) {
+                let hits = ranking.hits.iter().map(|hit| fetch.hit(hit, query.include));
                 let hits = hits.collect::<Result<_, _>>().map_err(unreadable)?;
-                answers.push((hits, found.is_partial));
+                answers.push((hits, ranking.is_partial));
             }
         }
         Ok(answers)
     }
 
-    fn fetch(&self, index: usize) -> Fetch<'_> {
-        Fetch::new(self.published, index, &self.indexes[index].name)
+    /// Of queries that can be put together to an index.
+    fn rankings(
+        &self,
+        fetch: &mut Fetch<'_>,
+        index: usize,
+        queries: &[Query],
+        vectors: &[(usize, Vec<f32>)],
+    ) -> Result<Vec<Ranking>, StoreError> {
+        let first = &queries[0];
+        if first.mode == Mode::Vector && first.group_by_document.is_none() {
+            let vectors: Vec<&[f32]> = vectors.iter().map(|(_, it)| it.as_slice()).collect();
+            let found = self.search(index, &vectors, &self.search_of(index, first, first.k));
+            return Ok(found.into_iter().map(Ranking::from).collect());
+        }
+        let ranking = |(query, (_, vector)): (&Query, &(usize, Vec<f32>))| {
+            let keywords = self.keywords(index, query);
+            let rank = |k| self.rank(index, (query, vector), keywords.as_ref(), k);
+            match query.group_by_document {
+                None => Ok(rank(query.k)),
+                Some(size) => self.grouped(fetch, index, (query, vector), size, &rank),
+            }
+        };
+        queries.iter().zip(vectors).map(ranking).collect()
+    }
+
+    /// The rows that have words of a query, where it is about them.
+    fn keywords(&self, index: usize, query: &Query) -> Option<Keywords<'_>> {
+        let (Mode::Keyword | Mode::Hybrid(_), QueryInput::Text(text)) = (query.mode, &query.input)
+        else {
+            return None;
+        };
+        let analyzer = self.indexes[index].fields.analyzer.as_ref()?;
+        let terms = analyzer.terms(text, &mut WordCache::default());
+        Some(Keywords::new(&self.published.indexes[index], terms))
+    }
+
+    /// The best `k` chunks of a query.
+    fn rank(
+        &self,
+        index: usize,
+        (query, vector): (&Query, &[f32]),
+        keywords: Option<&Keywords<'_>>,
+        k: usize,
+    ) -> Ranking {
+        let by_vector = |k| {
+            let search = self.search_of(index, query, k);
+            let found = self.search(index, &[vector], &search).pop();
+            found.unwrap_or_default()
+        };
+        match (query.mode, keywords) {
+            (Mode::Keyword, Some(keywords)) => {
+                keywords.search(&self.search_of(index, query, k)).into()
+            }
+            (Mode::Hybrid(fusion), Some(keywords)) => {
+                let depth = k.max(CANDIDATES_MIN);
+                let by_keyword = keywords.search(&self.search_of(index, query, depth));
+                let both = (&by_vector(depth), &by_keyword);
+                let held = &self.published.indexes[index];
+                let mut ranking = keywords.fuse(held, vector, both, fusion);
+                ranking.hits.truncate(k);
+                ranking
+            }
+            _ => by_vector(k).into(),
+        }
     }
 
     /// What the shards are asked for.
@@ -70,13 +128,14 @@ impl Asked<'_> {
             k,
             effort: effort.filter(|_| !query.exact),
             until: query.budget.map(|budget| self.began_at + budget),
+            filter: query.filter.clone(),
         }
     }
 
-    fn search(&self, index: usize, vectors: &[&[f32]], search: Search) -> Vec<Found> {
+    fn search(&self, index: usize, vectors: &[&[f32]], search: &Search) -> Vec<Found> {
         let shards = self.published.indexes[index].shards.iter();
         let mut parts: Vec<_> = shards
-            .map(|shard| shard.search_all(vectors, &search).into_iter())
+            .map(|shard| shard.search_all(vectors, search).into_iter())
             .collect();
         let merge = |_| Found::merge(parts.iter_mut().filter_map(Iterator::next), search.k);
         vectors.iter().map(merge).collect()
@@ -88,23 +147,19 @@ impl Asked<'_> {
         &self,
         fetch: &mut Fetch<'_>,
         index: usize,
-        vector: &[f32],
-        query: &Query,
+        (query, vector): (&Query, &[f32]),
         size: usize,
-    ) -> Result<Found, StoreError> {
+        rank: &dyn Fn(usize) -> Ranking,
+    ) -> Result<Ranking, StoreError> {
         let shards = &self.published.indexes[index].shards;
         let chunks: usize = shards.iter().map(|shard| shard.rows()).sum();
         let mut wanted = query.k.saturating_mul(CHUNKS_PER_DOCUMENT);
-        let (best, is_partial) = loop {
-            let search = self.search_of(index, query, wanted);
-            let found = self
-                .search(index, &[vector], search)
-                .pop()
-                .unwrap_or_default();
-            let is_all = found.hits.len() < wanted || wanted >= chunks || found.is_partial;
-            let best = best_of_documents(fetch, &found.hits, query.k)?;
+        let (ranking, best) = loop {
+            let ranking = rank(wanted);
+            let is_all = ranking.hits.len() < wanted || wanted >= chunks || ranking.is_partial;
+            let best = best_of_documents(fetch, &ranking.hits, query.k)?;
             if is_all || best.len() >= query.k {
-                break (best, found.is_partial);
+                break (ranking, best);
             }
             wanted = wanted.saturating_mul(CHUNKS_GROWTH);
         };
@@ -112,37 +167,54 @@ impl Asked<'_> {
         for (document, best) in best {
             if size == 1 {
                 hits.push(best);
-                continue;
+            } else if query.mode == Mode::Vector {
+                hits.extend(self.best_chunks(fetch, index, vector, &document, size)?);
+            } else {
+                let of_document = chunks_among(fetch, &ranking.hits, &document)?;
+                hits.extend(of_document.into_iter().take(size));
             }
-            let score = |chunk: &ChunkId| {
-                let mut scores = shards.iter().filter_map(|it| it.score(vector, chunk));
-                let (chunk, score) = (*chunk, scores.next()?);
-                Some(ScoredChunk { chunk, score })
-            };
-            let chunks = fetch.chunks_of(&document)?;
-            let hits_of = chunks.iter().filter_map(score).collect();
-            let hits_of = Found {
-                hits: hits_of,
-                is_partial,
-            };
-            hits.extend(Found::merge([hits_of], size).hits);
         }
-        Ok(Found { hits, is_partial })
+        Ok(Ranking {
+            hits,
+            is_partial: ranking.is_partial,
+        })
+    }
+
+    /// The best chunks of a document, all of which are looked at.
+    fn best_chunks(
+        &self,
+        fetch: &mut Fetch<'_>,
+        index: usize,
+        vector: &[f32],
+        document: &[u8],
+        size: usize,
+    ) -> Result<Vec<Ranked>, StoreError> {
+        let shards = &self.published.indexes[index].shards;
+        let score = |chunk: &ChunkId| {
+            let mut scores = shards.iter().filter_map(|it| it.score(vector, chunk));
+            let (chunk, score) = (*chunk, scores.next()?);
+            Some(ScoredChunk { chunk, score })
+        };
+        let chunks = fetch.chunks_of(document)?;
+        let hits = chunks.iter().filter_map(score).collect();
+        let is_partial = false;
+        let found = Found::merge([Found { hits, is_partial }], size);
+        Ok(Ranking::from(found).hits)
     }
 }
 
 /// Whether queries can be put to the shards together.
 fn is_alike(a: &Query, b: &Query) -> bool {
-    let shape = |it: &Query| (it.k, it.exact, it.budget, it.group_by_document);
-    a.index == b.index && shape(a) == shape(b)
+    let shape = |it: &Query| (it.k, it.exact, it.budget, it.group_by_document, it.mode);
+    a.index == b.index && shape(a) == shape(b) && a.filter == b.filter
 }
 
 /// The first `k` documents of hits, each with its best one.
 fn best_of_documents(
     fetch: &Fetch<'_>,
-    hits: &[ScoredChunk],
+    hits: &[Ranked],
     k: usize,
-) -> Result<Vec<(Vec<u8>, ScoredChunk)>, StoreError> {
+) -> Result<Vec<(Vec<u8>, Ranked)>, StoreError> {
     let (mut seen, mut best) = (HashSet::new(), Vec::new());
     for hit in hits {
         let document = fetch.document_of(&hit.chunk)?;
@@ -151,4 +223,15 @@ fn best_of_documents(
         }
     }
     Ok(best)
+}
+
+/// Those of the hits that are of a document.
+fn chunks_among(
+    fetch: &mut Fetch<'_>,
+    hits: &[Ranked],
+    document: &[u8],
+) -> Result<Vec<Ranked>, StoreError> {
+    let chunks: HashSet<ChunkId> = fetch.chunks_of(document)?.into_iter().collect();
+    let of_document = hits.iter().filter(|hit| chunks.contains(&hit.chunk));
+    Ok(of_document.copied().collect())
 }

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use vectide_model::{
-    Answer, ChunkSpan, DocumentChunk, DocumentView, EmbeddingsAnswer, IndexStatus, Lane,
-    ModelIdentity, PositionProbe, Positions, Query, QueryError, QueryInput, QueryService,
+    Answer, ChunkSpan, DocumentChunk, DocumentView, EmbeddingsAnswer, Fusion, IndexStatus, Lane,
+    Mode, ModelIdentity, PositionProbe, Positions, Query, QueryError, QueryInput, QueryService,
     Readiness, StoreError, Timings,
 };
 
@@ -113,8 +113,8 @@ impl Service {
         let mut vectors = Vec::with_capacity(queries.len());
         for of_index in queries.chunk_by(|a, b| a.index == b.index) {
             let (number, index) = self.find(&of_index[0].index)?;
-            let inputs = of_index.iter().map(|query| &query.input);
-            let made = query_vectors(index, &inputs.collect::<Vec<_>>())?;
+            of_index.iter().try_for_each(|it| check_fields(index, it))?;
+            let made = query_vectors(index, of_index)?;
             vectors.extend(made.into_iter().map(|vector| (number, vector)));
         }
         Ok(vectors)
@@ -141,15 +141,14 @@ impl Service {
     }
 }
 
-/// The vectors to search with, and nothing that a caller could get wrong left in them.
-fn query_vectors(
-    index: &PlannedIndex,
-    inputs: &[&QueryInput],
-) -> Result<Vec<Vec<f32>>, QueryError> {
+/// The vectors to search with, and nothing that a caller could get wrong left in them; empty ones for queries
+/// that are about words alone.
+fn query_vectors(index: &PlannedIndex, queries: &[Query]) -> Result<Vec<Vec<f32>>, QueryError> {
     let mut texts = Vec::new();
-    for input in inputs {
-        check_input(index, input)?;
-        if let QueryInput::Text(text) = input {
+    for query in queries {
+        check_input(index, &query.input)?;
+        if let (QueryInput::Text(text), Mode::Vector | Mode::Hybrid(_)) = (&query.input, query.mode)
+        {
             texts.push(text.as_str());
         }
     }
@@ -161,11 +160,42 @@ fn query_vectors(
     };
     let mut embedded = embedded.into_iter();
     let missing = || QueryError::Internal("the embedder returned no vector".into());
-    let vector = |input: &&QueryInput| match input {
-        QueryInput::Text(_) => embedded.next().ok_or_else(missing),
-        QueryInput::Vector(vector) => Ok(vector.clone()),
+    let vector = |query: &Query| match (&query.input, query.mode) {
+        (QueryInput::Vector(vector), _) => Ok(vector.clone()),
+        (QueryInput::Text(_), Mode::Keyword) => Ok(Vec::new()),
+        (QueryInput::Text(_), _) => embedded.next().ok_or_else(missing),
     };
-    inputs.iter().map(vector).collect()
+    queries.iter().map(vector).collect()
+}
+
+/// Refuses what the index does not keep of its rows.
+fn check_fields(index: &PlannedIndex, query: &Query) -> Result<(), QueryError> {
+    let filterable = &index.fields.filterable;
+    let fields = query.filter.iter().flat_map(|filter| filter.fields());
+    for field in fields {
+        if filterable.iter().all(|known| **known != *field) {
+            let fact = format!("index `{}` can't be filtered by `{field}`", index.name);
+            let hint = if filterable.is_empty() {
+                "name fields of the documents' metadata in the index's `filterable`".into()
+            } else {
+                format!("it can be by: {}", filterable.join(", "))
+            };
+            return Err(invalid("filter", fact, hint));
+        }
+    }
+    if query.mode == Mode::Vector {
+        return Ok(());
+    }
+    if index.fields.analyzer.is_none() {
+        let fact = format!("index `{}` keeps no words of its chunks", index.name);
+        let hint = "configure `keywords: {language: english}` for it";
+        return Err(invalid("mode", fact, hint));
+    }
+    if matches!(query.input, QueryInput::Vector(_)) {
+        let hint = "send a `text`, or leave `mode` out";
+        return Err(invalid("mode", "a vector has no words", hint));
+    }
+    Ok(())
 }
 
 fn check_input(index: &PlannedIndex, input: &QueryInput) -> Result<(), QueryError> {
@@ -201,12 +231,27 @@ fn check(query: &Query) -> Result<(), QueryError> {
         let hint = format!("1 to {}", Query::K_MAX);
         return Err(invalid("k", format!("k is {}", query.k), hint));
     }
+    check_fusion(query.mode)?;
     match query.group_by_document {
         Some(size) if !(1..=Query::GROUP_MAX).contains(&size) => Err(invalid(
             "group_size",
             format!("the group size is {size}"),
             format!("1 to {}", Query::GROUP_MAX),
         )),
+        _ => Ok(()),
+    }
+}
+
+fn check_fusion(mode: Mode) -> Result<(), QueryError> {
+    match mode {
+        Mode::Hybrid(Fusion::ReciprocalRank { k }) if !(0.0..=10_000.0).contains(&k) => {
+            let fact = format!("the k of ranks is {k}");
+            Err(invalid("rrf_k", fact, "0 to 10,000"))
+        }
+        Mode::Hybrid(Fusion::Weighted { vector }) if !(0.0..=1.0).contains(&vector) => {
+            let fact = format!("the weight of vectors is {vector}");
+            Err(invalid("vector_weight", fact, "0 to 1"))
+        }
         _ => Ok(()),
     }
 }
@@ -266,8 +311,9 @@ impl QueryService for Service {
         };
         let found = asked.answer(queries, &vectors)?;
         for (query, (number, vector)) in queries.iter().zip(&vectors) {
-            if !query.exact && query.as_of.is_none() {
-                self.steering.offer(&published, *number, vector);
+            if !query.exact && query.as_of.is_none() && query.mode != Mode::Keyword {
+                let filter = query.filter.as_ref();
+                self.steering.offer(&published, *number, (vector, filter));
             }
         }
         let total = start.elapsed();

@@ -7,11 +7,12 @@
 //!
 //! Invariant: nothing is changed, and a fault in one place keeps no other from being looked at.
 
+use crate::head_fields::shard_state_with_fields;
 use crate::plan::{Derivation, Plan, PlannedIndex};
 use crate::state::{
     CommitRecord, DocumentRecord, IndexCounts, StateError, chunk_key, decode, embedding_key,
     entity_key, kept_letter, name_prefix, open_at_rest, read_commit, refuse_other_pipeline,
-    shard_directory, shard_state,
+    shard_directory,
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -167,7 +168,8 @@ impl Check<'_> {
         let dimension = index.embedder.identity().dimension;
         let open = |shard: u32| {
             let place = format!("indexes.{} shard {shard}", index.name);
-            let held = match shard_state(self.read, &index.name, shard) {
+            let held = shard_state_with_fields(self.read, &index.name, shard, &index.fields);
+            let held = match held {
                 Ok(held) => held,
                 Err(error) => {
                     self.fault(&place, error);

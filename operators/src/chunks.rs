@@ -4,18 +4,20 @@
 //! added, and differential's consolidation cancels what is in both. What comes out has to be
 //! embedded or dropped, nothing else.
 //!
-//! Invariant: two chunks are the same record exactly when they have the same id, and then their text
-//! is the same, since the id is made from it.
+//! Invariant: two chunks are the same record exactly when they have the same id, and with it the same text,
+//! from which it is made, and the same attributes: one whose attributes alone have changed goes and comes,
+//! with the vector that is remembered.
 
 use crate::committed::CommittedState;
 use crate::effect::PlanIndex;
+use crate::fields::FieldPlan;
 use differential_dataflow::{AsCollection, VecCollection};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use vectide_model::{
-    ChunkId, ChunkSpan, ChunkedDocument, Chunker, ContentHash, DeadLetter, DeadLetterReason,
-    Document, Epoch, Position, chunk_document,
+    Attributes, ChunkId, ChunkSpan, ChunkedDocument, Chunker, ContentHash, DeadLetter,
+    DeadLetterReason, Document, Epoch, Position, chunk_document,
 };
 
 /// A stretch of a document's text, shared with it instead of copied.
@@ -54,8 +56,10 @@ impl<'de> Deserialize<'de> for TextSlice {
 /// A chunk on its way to the embedder and the index.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ChunkItem {
-    /// Identity; equality and order are those of the id alone.
+    /// Identity; equality and order are those of the id and the attributes.
     pub id: ChunkId,
+    /// What filters look at.
+    pub attributes: Attributes,
     /// Hash of the text.
     pub content: ContentHash,
     /// The document it belongs to.
@@ -68,7 +72,7 @@ pub struct ChunkItem {
 
 impl PartialEq for ChunkItem {
     fn eq(&self, other: &Self) -> bool {
-        self.id == other.id
+        self.id == other.id && self.attributes == other.attributes
     }
 }
 
@@ -82,7 +86,8 @@ impl PartialOrd for ChunkItem {
 
 impl Ord for ChunkItem {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.id.cmp(&other.id)
+        let by_id = self.id.cmp(&other.id);
+        by_id.then_with(|| self.attributes.cmp(&other.attributes))
     }
 }
 
@@ -152,12 +157,15 @@ fn cut(chunker: &dyn Chunker, document: Document) -> ChunkResult {
 /// The chunks that came or went: what is in both versions of a document has cancelled.
 pub fn changed_chunks<'scope>(
     documents: VecCollection<'scope, Epoch, ChunkedDocument>,
+    fields: Arc<FieldPlan>,
 ) -> VecCollection<'scope, Epoch, ChunkItem> {
+    let items = move |chunked| items(chunked, &fields);
     documents.flat_map(items).consolidate()
 }
 
-fn items(chunked: ChunkedDocument) -> impl Iterator<Item = ChunkItem> {
+fn items(chunked: ChunkedDocument, fields: &FieldPlan) -> impl Iterator<Item = ChunkItem> + use<> {
     let ChunkedDocument { document, chunks } = chunked;
+    let attributes = fields.attributes(&document.metadata);
     (0..chunks.len()).map(move |at| {
         let ChunkSpan {
             id,
@@ -173,6 +181,7 @@ fn items(chunked: ChunkedDocument) -> impl Iterator<Item = ChunkItem> {
         let position = document.position.clone();
         ChunkItem {
             id,
+            attributes: attributes.clone(),
             content,
             document: document.id.clone(),
             position,

@@ -11,6 +11,7 @@ use crate::chunks::ChunkItem;
 use crate::committed::{Committed, CommittedState, unreadable};
 use crate::effect::{Effect, PlanIndex};
 use crate::embed_pool::{EmbedHandle, Reply, ReplyTo, Ticket};
+use crate::fields::{FieldPlan, WordCache};
 use crate::pending::Pending;
 use crossbeam_channel::Receiver;
 use differential_dataflow::VecCollection;
@@ -24,7 +25,7 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::operator::Operator;
 use vectide_model::{
-    ChunkId, ContentHash, DeadLetter, DeadLetterReason, Embedding, Epoch, stable_hash,
+    ChunkId, ContentHash, DeadLetter, DeadLetterReason, Embedding, Epoch, RowFields, stable_hash,
 };
 
 /// What the index has to do about one chunk.
@@ -37,6 +38,8 @@ pub struct ChunkVector {
     /// Its vector, or `None` when it goes.
     #[serde(with = "vector_bytes")]
     pub vector: Option<Embedding>,
+    /// What else it is found by; nothing when it goes.
+    pub fields: RowFields,
 }
 
 mod vector_bytes {
@@ -75,6 +78,8 @@ pub struct EmbedStage {
     pub shards: u32,
     /// The embedder's threads.
     pub embedder: EmbedHandle,
+    /// What is kept of a chunk besides its vector.
+    pub fields: Arc<FieldPlan>,
     /// Whether vectors are remembered by content.
     pub remember: bool,
     /// The committed state.
@@ -155,6 +160,7 @@ struct WaitingRoom {
     replies: Receiver<Reply>,
     waiting: FxHashMap<ContentHash, Vec<Waiting>>,
     recent: Pending<ContentHash, Embedding>,
+    words: WordCache,
 }
 
 type Outputs = Vec<Embedded>;
@@ -168,6 +174,7 @@ impl WaitingRoom {
             replies,
             waiting,
             recent,
+            words: WordCache::default(),
         }
     }
 
@@ -175,22 +182,31 @@ impl WaitingRoom {
         self.recent.forget_committed(self.stage.state.epoch());
     }
 
-    fn vector_of(&self, item: &ChunkItem, vector: Option<Embedding>) -> Embedded {
-        let shard = shard_of(&item.document, self.stage.shards);
+    fn vector_of(
+        &self,
+        item: &ChunkItem,
+        vector: Option<Embedding>,
+        fields: RowFields,
+    ) -> Embedded {
         Embedded::Vector(ChunkVector {
-            shard,
+            shard: shard_of(&item.document, self.stage.shards),
             chunk: item.id,
             vector,
+            fields,
         })
     }
 
-    fn put(&self, item: &ChunkItem, vector: Embedding) -> [Embedded; 2] {
+    fn put(&mut self, item: &ChunkItem, vector: Embedding) -> [Embedded; 2] {
         let effect = Effect::ChunkPut {
             index: self.stage.index,
             chunk: item.id,
             document: item.document.clone(),
         };
-        [Embedded::Effect(effect), self.vector_of(item, Some(vector))]
+        let (attributes, text) = (item.attributes.clone(), item.text.as_str());
+        let fields = &self.stage.fields;
+        let fields = fields.of_chunk(attributes, text, &mut self.words);
+        let vector = self.vector_of(item, Some(vector), fields);
+        [Embedded::Effect(effect), vector]
     }
 
     /// A chunk came: its vector if it is known, otherwise a ticket is on its way.
@@ -223,7 +239,8 @@ impl WaitingRoom {
             index: self.stage.index,
             chunk: item.id,
         };
-        [Embedded::Effect(effect), self.vector_of(item, None)]
+        let vector = self.vector_of(item, None, RowFields::default());
+        [Embedded::Effect(effect), vector]
     }
 
     fn known(&self, content: ContentHash, committed: &dyn Committed) -> Option<Embedding> {
@@ -292,8 +309,8 @@ impl WaitingRoom {
     }
 
     /// The chunk stays part of its document, so that it is counted and removed like any other, but
-    /// no question finds it; it is not remembered, so the next document with this text tries again.
-    fn refuse(&self, item: &ChunkItem, error: &str) -> [Embedded; 3] {
+    /// no vector finds it; it is not remembered, so the next document with this text tries again.
+    fn refuse(&mut self, item: &ChunkItem, error: &str) -> [Embedded; 3] {
         let detail = format!("chunk {} can't be embedded: {error}", item.id);
         let raw = item.text.as_str().as_bytes();
         let letter = DeadLetter::new(

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::operator::Operator;
-use vectide_model::{Epoch, VectorIndex};
+use vectide_model::{Epoch, IndexRow, VectorIndex};
 
 /// The shards that this worker owns, by number.
 pub type OwnedShards = HashMap<u32, Box<dyn VectorIndex>>;
@@ -109,10 +109,15 @@ fn apply(index: PlanIndex, shards: &mut OwnedShards, vectors: Vec<ChunkVector>) 
         shard,
         chunk,
         vector,
+        fields,
     } in added
     {
         if let (Some(shard), Some(vector)) = (shards.get_mut(&shard), vector) {
-            shard.insert(chunk, vector);
+            shard.insert(IndexRow {
+                chunk,
+                vector,
+                fields,
+            });
         }
     }
     touched

@@ -12,7 +12,7 @@ use vectide_model::{
     Change, EmbedConfig, Embedder, OpenContext, Position, ReadMode, Source, SourceBatch,
     SourceError, SourceSink, SourceStart,
 };
-use vectide_operators::DocumentView;
+use vectide_operators::{DocumentView, FieldPlan};
 
 /// Keys with their new texts; `None` deletes.
 pub type Changes = Vec<(String, Option<String>)>;
@@ -109,6 +109,10 @@ pub struct ScriptedPipeline {
     pub shards: u32,
     /// The share of true hits that its searches promise.
     pub recall: f64,
+    /// Templates of the documents' metadata.
+    pub metadata: BTreeMap<String, String>,
+    /// What is kept of rows besides vectors.
+    pub fields: FieldPlan,
     /// Configuration of the chunker, as JSON, and its type.
     pub chunker: (&'static str, serde_json::Value),
 }
@@ -145,6 +149,8 @@ impl ScriptedPipeline {
             workers,
             shards,
             recall: 0.98,
+            metadata: BTreeMap::new(),
+            fields: FieldPlan::default(),
             chunker,
         }
     }
@@ -158,7 +164,7 @@ impl ScriptedPipeline {
             .iter()
             .find(|it| it.name == self.chunker.0);
         let kind = kind.unwrap_or_else(|| panic!("no chunker {}", self.chunker.0));
-        let view = DocumentView::compile("{{ text }}", &BTreeMap::new());
+        let view = DocumentView::compile("{{ text }}", &self.metadata);
         let view = Arc::new(view.unwrap_or_else(|errors| panic!("{errors:?}")));
         let mut plan = Plan {
             state_directory: directory.to_owned(),
@@ -197,6 +203,7 @@ impl ScriptedPipeline {
                 embedder: self.embedder.clone(),
                 shards: self.shards,
                 recall: self.recall,
+                fields: Arc::new(self.fields.clone()),
             });
         }
         plan

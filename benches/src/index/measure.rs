@@ -98,11 +98,22 @@ pub(crate) fn ask(
     truth: &Truth,
     chunk: impl Fn(u64) -> ChunkId,
 ) -> Measured {
+    ask_for(read, &Search::best(K), queries, truth, chunk)
+}
+
+/// The same with a search of another kind.
+pub(crate) fn ask_for(
+    read: &dyn VectorIndexRead,
+    search: &Search,
+    queries: &[Vec<f32>],
+    truth: &Truth,
+    chunk: impl Fn(u64) -> ChunkId,
+) -> Measured {
     let (mut times, mut found) = (Vec::new(), 0);
     let mut answers = Vec::new();
     for query in queries {
         let start = Instant::now();
-        answers.push(read.search(query, &Search::best(K)).hits);
+        answers.push(read.search(query, search).hits);
         times.push(start.elapsed());
     }
     for (hits, wanted) in answers.iter().zip(truth) {

@@ -5,6 +5,7 @@
 //! `VECTIDE_INDEX_ROWS` sets the number of rows, 1,000,000 if nothing is said. With `VECTIDE_INDEX_PEERS=1` the
 //! vectors are written for `scripts/index_peers.sh`, which asks other indexes the same.
 
+pub(crate) mod filters;
 mod measure;
 mod runbook;
 mod shard;
@@ -34,8 +35,7 @@ pub(crate) fn run() {
     let Some(base) = Base::open() else {
         return;
     };
-    let rows = std::env::var("VECTIDE_INDEX_ROWS").ok();
-    let rows = rows.and_then(|rows| rows.parse().ok()).unwrap_or(ROWS);
+    let rows = rows_wanted();
     println!("machine: {}", machine());
     println!(
         "{rows} rows of {} dimensions, {} real ones enlarged",
@@ -73,6 +73,12 @@ pub(crate) fn run() {
     wear::turnover(&base, &queries);
     wear::drift(&base, &queries);
     runbook::run(&base, &queries);
+}
+
+/// How many rows are indexed.
+fn rows_wanted() -> u64 {
+    let rows = std::env::var("VECTIDE_INDEX_ROWS").ok();
+    rows.and_then(|rows| rows.parse().ok()).unwrap_or(ROWS)
 }
 
 /// Writes what `scripts/index_peers.sh` reads: the same rows, queries and true hits.

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use vectide_faiss::{FaissFactory, FaissOptions};
 use vectide_model::{
-    ChunkId, ContentHash, Embedding, SegmentId, SegmentManifest, ShardCommit, ShardState,
-    VectorIndex, VectorIndexFactory, VectorIndexRead,
+    ChunkId, ContentHash, Embedding, IndexRow, RowFields, SegmentId, SegmentManifest, ShardCommit,
+    ShardState, VectorIndex, VectorIndexFactory, VectorIndexRead,
 };
 
 use crate::index::vectors::DIMENSION;
@@ -48,7 +48,7 @@ pub(crate) struct Shard {
 /// The committed state of a shard.
 #[derive(Default)]
 struct Committed {
-    head: HashMap<ChunkId, Embedding>,
+    head: HashMap<ChunkId, IndexRow>,
     segments: HashMap<SegmentId, SegmentManifest>,
     tombstones: Vec<(SegmentId, u32)>,
 }
@@ -58,7 +58,8 @@ impl Committed {
         for chunk in &commit.head_removed {
             self.head.remove(chunk);
         }
-        self.head.extend(commit.head_added);
+        let added = commit.head_added.into_iter();
+        self.head.extend(added.map(|row| (row.chunk, row)));
         self.tombstones.extend(commit.tombstones);
         for manifest in commit.segments_added {
             self.segments.insert(manifest.id, manifest);
@@ -73,11 +74,8 @@ impl Committed {
     }
 
     fn state(&self) -> ShardState {
-        let head = self.head.iter();
         ShardState {
-            head: head
-                .map(|(chunk, vector)| (*chunk, vector.clone()))
-                .collect(),
+            head: self.head.values().cloned().collect(),
             segments: self.segments.values().cloned().collect(),
             tombstones: self.tombstones.clone(),
         }
@@ -127,7 +125,17 @@ impl Shard {
 
     /// Inserts a row, or another vector for it.
     pub(crate) fn insert(&mut self, number: u64, vector: Embedding) {
-        self.write.insert(chunk(number), vector);
+        self.insert_with(number, vector, RowFields::default());
+    }
+
+    /// The same of a row that is found by more than its vector.
+    pub(crate) fn insert_with(&mut self, number: u64, vector: Embedding, fields: RowFields) {
+        let chunk = chunk(number);
+        self.write.insert(IndexRow {
+            chunk,
+            vector,
+            fields,
+        });
     }
 
     /// Removes a row.

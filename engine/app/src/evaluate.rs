@@ -127,15 +127,16 @@ pub fn read_judgements(path: &Path) -> Result<Judgements, Failure> {
     Ok(judgements)
 }
 
-/// Asks every judged query and measures the answers.
+/// Asks every judged query, by the request that is made of its text and a number of hits, and measures the
+/// answers.
 ///
 /// # Errors
 /// When the endpoint can't be reached or refuses a query.
 pub fn evaluate(
     client: &Client,
     index: &str,
-    queries: &[JudgedQuery],
-    judgements: &Judgements,
+    (queries, judgements): (&[JudgedQuery], &Judgements),
+    request: &dyn Fn(&str, usize) -> QueryRequest,
 ) -> Result<Evaluation, Failure> {
     let mut sum = Evaluation::default();
     let mut latencies = Vec::new();
@@ -144,7 +145,7 @@ pub fn evaluate(
             continue;
         };
         let start = Instant::now();
-        let answer = client.search(index, &QueryRequest::text(&query.text, HITS))?;
+        let answer = client.search(index, &request(&query.text, HITS))?;
         latencies.push(start.elapsed().as_secs_f64() * 1e3);
         let mut seen = HashSet::new();
         let ranked: Vec<&str> = answer
@@ -167,6 +168,22 @@ pub fn evaluate(
     sum.mrr_10 /= count;
     sum.latency_ms = Percentiles::of(latencies);
     Ok(sum)
+}
+
+/// Measures the answers to the queries of a file by the judgements of another and prints the measures as JSON.
+///
+/// # Errors
+/// When a file can't be read, or as [`evaluate`].
+pub fn print(
+    client: &Client,
+    index: &str,
+    (queries, judgements): (&Path, &Path),
+    request: &dyn Fn(&str, usize) -> QueryRequest,
+) -> Result<(), Failure> {
+    let (queries, judgements) = (read_queries(queries)?, read_judgements(judgements)?);
+    let result = evaluate(client, index, (&queries, &judgements), request)?;
+    println!("{}", serde_json::to_string(&result)?);
+    Ok(())
 }
 
 /// The measures of one ranking.

@@ -15,6 +15,7 @@ pub mod rebuild;
 pub mod recall;
 pub mod registry;
 pub mod run;
+pub mod search_arguments;
 pub mod tap;
 pub mod text;
 pub mod validate;

@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use vectide_app::query::Question;
+use vectide_app::search_arguments::SearchArguments;
 use vectide_app::{
     backup, check, dlq, evaluate, export, failure, failure::Failure, logging, model, position,
     query, rebuild, recall, run, tap, validate,
@@ -143,6 +144,8 @@ enum Command {
         /// What a hit counts for.
         #[arg(long, value_enum, default_value_t = By::Document)]
         by: By,
+        #[command(flatten)]
+        search: SearchArguments,
     },
     /// Print the committed state of a pipeline that does not run, one JSON object a line.
     Export {
@@ -266,6 +269,8 @@ struct QueryArguments {
     /// Answer from this epoch, one that an answer came from lately.
     #[arg(long, value_name = "EPOCH")]
     as_of: Option<u64>,
+    #[command(flatten)]
+    search: SearchArguments,
     /// What to search for.
     text: String,
 }
@@ -277,7 +282,7 @@ impl QueryArguments {
             group_size: self.by_document,
             exact: self.exact,
             as_of: self.as_of,
-            ..QueryRequest::text(self.text, self.k)
+            ..self.search.request(self.text, self.k)
         }
     }
 }
@@ -411,13 +416,11 @@ fn execute(command: Command) -> Result<(), Failure> {
             queries,
             qrels,
             by: By::Document,
+            search,
         } => {
             let client = query::client(&endpoint.url, endpoint.api_key)?;
-            let queries = evaluate::read_queries(&queries)?;
-            let judgements = evaluate::read_judgements(&qrels)?;
-            let result = evaluate::evaluate(&client, &endpoint.index, &queries, &judgements)?;
-            println!("{}", serde_json::to_string(&result)?);
-            Ok(())
+            let request = |text: &str, k| search.request(text, k);
+            evaluate::print(&client, &endpoint.index, (&queries, &qrels), &request)
         }
         Command::Export { config, what } => {
             let kind = match what {

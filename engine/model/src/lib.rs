@@ -4,20 +4,24 @@
 //! kernels and the query endpoint meet only through the types and traits defined here. There is no
 //! I/O, no dataflow and no async runtime in this crate.
 
+mod attribute;
 mod change;
 mod chunker;
 mod component;
 mod dead_letter;
 mod document;
 mod embedder;
+mod filter;
 mod index;
 mod query;
 mod recall;
 mod source;
 mod stop;
 mod store;
+mod terms;
 mod units;
 
+pub use attribute::{AttributeKey, Attributes};
 pub use change::{Change, DeadLetter, DeadLetterReason, Key, Partition, Position, Row};
 pub use chunker::{ChunkError, Chunker, TokenCounter, chunker_contract};
 pub use component::{
@@ -31,14 +35,15 @@ pub use document::{
 pub use embedder::{
     EmbedError, Embedder, Embedding, Lane, ModelIdentity, embedder_contract, quantize,
 };
+pub use filter::{Filter, FilterError, KeyRange};
 pub use index::{
-    ClosedShard, Effort, Found, IndexError, ScoredChunk, Search, SegmentId, SegmentManifest,
-    ShardCommit, ShardState, VectorIndex, VectorIndexFactory, VectorIndexRead,
+    ClosedShard, Effort, Found, IndexError, IndexRow, RowFields, ScoredChunk, Search, SegmentId,
+    SegmentManifest, ShardCommit, ShardState, VectorIndex, VectorIndexFactory, VectorIndexRead,
     vector_index_contract,
 };
 pub use query::{
-    Answer, AsOf, DocumentChunk, DocumentView, EmbeddingsAnswer, Hit, Include, IndexStatus,
-    Positions, Query, QueryError, QueryInput, QueryService, Readiness, Span, Timings,
+    Answer, AsOf, DocumentChunk, DocumentView, EmbeddingsAnswer, Fusion, Hit, Include, IndexStatus,
+    Mode, Positions, Query, QueryError, QueryInput, QueryService, Readiness, Scores, Span, Timings,
 };
 pub use recall::{Recalls, recall};
 pub use source::{
@@ -49,6 +54,7 @@ pub use store::{
     Batch, Entry, MemoryStore, Operation, Store, StoreError, StoreRead, Table, store_contract,
 };
 
+pub use terms::{Bm25, Term, TermMatches, TermStatistics, Terms};
 pub use units::{ByteSize, HumanDuration, UnitError};
 
 /// The timestamp of the dataflow: a closed batch of changes, visible or invisible as a whole.

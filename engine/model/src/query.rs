@@ -2,7 +2,7 @@
 //!
 //! Invariant: everything in one answer is from one committed epoch.
 
-use crate::{ChunkId, Epoch, ModelIdentity, Position};
+use crate::{ChunkId, Epoch, Filter, ModelIdentity, Position};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,6 +28,44 @@ pub struct Include {
     pub vector: bool,
 }
 
+/// What hits are found and ranked by.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Mode {
+    /// Their vectors.
+    #[default]
+    Vector,
+    /// Their words.
+    Keyword,
+    /// Both.
+    Hybrid(Fusion),
+}
+
+/// How the rankings by vectors and by words become one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fusion {
+    /// By the sum of 1 / (k + rank).
+    ReciprocalRank {
+        /// How little the first places count for more than the next.
+        k: f32,
+    },
+    /// By the sum of the scores, those by words as shares of the greatest.
+    Weighted {
+        /// How much those by vectors count, 0..=1; those by words count for the rest.
+        vector: f32,
+    },
+}
+
+impl Fusion {
+    /// The `k` of the paper that reciprocal rank fusion is from.
+    pub const RANK_K: f32 = 60.0;
+}
+
+impl Default for Fusion {
+    fn default() -> Self {
+        Self::ReciprocalRank { k: Self::RANK_K }
+    }
+}
+
 /// A search.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Query {
@@ -35,6 +73,10 @@ pub struct Query {
     pub index: String,
     /// What to search for.
     pub input: QueryInput,
+    /// What hits are found by.
+    pub mode: Mode,
+    /// Which rows may be hits; `None`: all.
+    pub filter: Option<Arc<Filter>>,
     /// How many hits, or documents where they are grouped, 1..=[`Query::K_MAX`].
     pub k: usize,
     /// What hits carry.
@@ -62,6 +104,8 @@ impl Query {
         Self {
             index: index.into(),
             input,
+            mode: Mode::Vector,
+            filter: None,
             k,
             include: Include::default(),
             group_by_document: None,
@@ -81,6 +125,15 @@ pub struct Span {
     pub end: usize,
 }
 
+/// The scores of a hit.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Scores {
+    /// Inner product of the query's vector and the chunk's, where it was looked at.
+    pub vector: Option<f32>,
+    /// BM25 of the query's words in the chunk, where there are any and they were looked at.
+    pub keyword: Option<f32>,
+}
+
 /// A chunk that was found.
 #[derive(Clone, Debug)]
 pub struct Hit {
@@ -88,8 +141,11 @@ pub struct Hit {
     pub document: Arc<str>,
     /// The chunk's id.
     pub chunk: ChunkId,
-    /// Inner product with the query, 1 at best.
+    /// What it is ranked by: the inner product of the vectors, 1 at best, or BM25 of the words, or what both
+    /// come to.
     pub score: f32,
+    /// What that is made of, where it is of both.
+    pub scores: Option<Scores>,
     /// Where in the document it stands.
     pub span: Span,
     /// The source's last change to the document.

@@ -67,6 +67,7 @@ fn prepared() -> Prepared {
         document: format!("docs/guide/page-{number}.md").into(),
         chunk: ChunkId([number; 16]),
         score: 1.0 / (1.0 + f32::from(number)),
+        scores: None,
         span: Span { start: 0, end: 900 },
         position: position.clone(),
         text: Some("a sentence of a chunk of a document ".repeat(25)),

@@ -20,6 +20,7 @@ mod embeddings;
 mod endpoint;
 mod health;
 mod indexes;
+mod mode;
 mod models;
 mod observe;
 mod openapi;
@@ -42,6 +43,7 @@ pub use embeddings::{
 };
 pub use health::ReadinessResponse;
 pub use indexes::{IndexResponse, IndexesResponse, ModelView};
+pub use mode::{FusionField, ModeField, ScoresView};
 pub use models::{ModelObject, ModelsResponse};
 pub use observe::describe_metrics;
 pub use openapi::openapi;

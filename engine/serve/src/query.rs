@@ -6,6 +6,7 @@
 use crate::at_least::{self, AtLeast, OffsetView, OnTimeout, Wanted, duration_fault};
 use crate::body::JsonRequest;
 use crate::endpoint::{Endpoint, PathParts, path_parts};
+use crate::mode::{self, FusionField, ModeField, ScoresView};
 use crate::observe::record_query;
 use crate::problem::{Problem, Refusal, listed, nearest};
 use crate::state::{AsOfView, PositionView, SpanView};
@@ -32,6 +33,27 @@ pub struct QueryRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, min_items = 1)]
     pub vector: Option<Vec<f32>>,
+    /// What hits are found by; words are those of `text`, in an index that keeps `keywords`.
+    #[serde(default, skip_serializing_if = "ModeField::is_vector")]
+    pub mode: ModeField,
+    /// How the two rankings of `hybrid` become one; `rrf` if nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub fusion: Option<FusionField>,
+    /// With `rrf`: how little the first places count for more than the next; 60 if nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 0, maximum = 10_000)]
+    pub rrf_k: Option<f32>,
+    /// With `weighted`: how much vectors count, words for the rest; 0.5 if nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, minimum = 0, maximum = 1)]
+    pub vector_weight: Option<f32>,
+    /// Conditions on the document's metadata, `{"lang": "en", "year": {"$gte": 2020}}`: of fields that the
+    /// index has as `filterable`. Operators: `$eq`, `$ne`, `$in`, `$nin`, `$gt`, `$gte`, `$lt`, `$lte`,
+    /// `$prefix`, `$exists`, `$not`, `$and`, `$or`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object, required = false)]
+    pub filter: Option<Value>,
     /// How many hits.
     #[serde(default = "default_k")]
     #[schema(minimum = 1, maximum = 10_000, default = 10)]
@@ -136,8 +158,13 @@ pub struct HitView {
     /// The chunk's id: 32 hex digits.
     #[schema(pattern = "^[0-9a-f]{32}$")]
     pub chunk: String,
-    /// Inner product with the query, 1 at best.
+    /// What it is ranked by: the inner product of the vectors, 1 at best, or BM25 of the words, or what both
+    /// come to.
     pub score: f32,
+    /// What that is made of, in `hybrid` queries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub scores: Option<ScoresView>,
     /// The chunk's text, if included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -184,6 +211,7 @@ impl From<Hit> for HitView {
             document: hit.document,
             chunk: hit.chunk.to_string(),
             score: hit.score,
+            scores: hit.scores.map(ScoresView::from),
             text: hit.text,
             span: hit.span.into(),
             metadata: hit.metadata,
@@ -226,6 +254,11 @@ impl QueryRequest {
         Self {
             text: None,
             vector: None,
+            mode: ModeField::Vector,
+            fusion: None,
+            rrf_k: None,
+            vector_weight: None,
+            filter: None,
             k,
             include: default_include(),
             group_by: None,
@@ -256,8 +289,12 @@ impl QueryRequest {
             (None, None) => return Err(wrong_inputs("missing_field", "neither")),
             (Some(_), Some(_)) => return Err(wrong_inputs("conflicting_fields", "both")),
         };
+        let filter = mode::filter(self.filter.as_ref())?;
+        let mode = mode::mode(self.mode, self.fusion, self.rrf_k, self.vector_weight)?;
         let group_by_document = group_size(self.group_by, self.group_size)?;
         Ok(Query {
+            mode,
+            filter,
             include,
             group_by_document,
             exact: self.exact,
@@ -333,6 +370,11 @@ impl JsonRequest for QueryRequest {
     const FIELDS: &'static [&'static str] = &[
         "text",
         "vector",
+        "mode",
+        "fusion",
+        "rrf_k",
+        "vector_weight",
+        "filter",
         "k",
         "include",
         "group_by",
@@ -376,7 +418,7 @@ impl JsonRequest for QueryRequest {
                 Some(("`as_of` is no epoch".into(), hint.into()))
             }
             "budget" => duration_fault("budget", value),
-            _ => at_least::fault(field, value),
+            _ => mode::fault(field, value).or_else(|| at_least::fault(field, value)),
         }
     }
 }

@@ -29,8 +29,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use vectide_model::{
-    Batch, ContentHash, Effort, Embedding, Epoch, HeldRows, Key, Partition, Row, SegmentManifest,
-    ShardState, SourceError, Store, StoreError, StoreRead, Table,
+    Batch, ContentHash, Effort, Embedding, Epoch, HeldRows, IndexRow, Key, Partition, Row,
+    SegmentManifest, ShardState, SourceError, Store, StoreError, StoreRead, Table,
 };
 use vectide_operators::{Committed, CommittedState, HeldDocument, HeldRow, PlanIndex};
 
@@ -228,11 +228,6 @@ impl State {
         shard_directory(&self.directory, index, shard)
     }
 
-    /// The committed state of a shard.
-    pub(crate) fn shard_state(&self, index: &str, shard: u32) -> Result<ShardState, StoreError> {
-        shard_state(&*self.snapshot(), index, shard)
-    }
-
     /// The rows of a source, for sources that compare.
     pub(crate) fn held_rows(self: &Arc<Self>, source: Arc<str>) -> Arc<dyn HeldRows> {
         Arc::new(SourceRows {
@@ -248,7 +243,7 @@ pub(crate) fn shard_directory(directory: &Path, index: &str, shard: u32) -> Path
     segments.join(index).join(shard.to_string())
 }
 
-/// The committed state of a shard.
+/// The committed state of a shard, without the fields of its head's rows.
 pub(crate) fn shard_state(
     read: &dyn StoreRead,
     index: &str,
@@ -261,7 +256,7 @@ pub(crate) fn shard_state(
         let vector = Embedding::from_bytes(&value);
         let chunk = key[prefix.len()..].try_into().map(vectide_model::ChunkId);
         match (chunk, vector) {
-            (Ok(chunk), Some(vector)) => state.head.push((chunk, vector)),
+            (Ok(chunk), Some(vector)) => state.head.push(IndexRow::new(chunk, vector)),
             _ => return Err(StoreError::Refused("a head row is damaged".into())),
         }
     }

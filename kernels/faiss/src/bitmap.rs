@@ -90,6 +90,36 @@ impl Bitmap {
         self.live == self.rows
     }
 
+    /// The live rows that are in a set, too, which has a bit for each row. Pages that it leaves as they are
+    /// are shared.
+    pub(crate) fn intersection(&self, set: &[u64]) -> Self {
+        let mut live = 0;
+        let narrow = |(page, words): (&Arc<Page>, &[u64])| {
+            let word = |at: usize| page[at] & words.get(at).copied().unwrap_or(0);
+            let narrowed: Page = std::array::from_fn(word);
+            live += narrowed
+                .iter()
+                .map(|word| word.count_ones() as usize)
+                .sum::<usize>();
+            if narrowed == **page {
+                page.clone()
+            } else {
+                Arc::new(narrowed)
+            }
+        };
+        let pages = self
+            .pages
+            .iter()
+            .zip(set.chunks(PAGE_WORDS))
+            .map(narrow)
+            .collect();
+        Self {
+            pages,
+            rows: self.rows,
+            live,
+        }
+    }
+
     /// The bits in one piece, lowest bit of a byte first, as FAISS reads them; `None` when every row is live.
     pub(crate) fn selection(&self) -> Option<Vec<u8>> {
         (!self.is_full()).then(|| {
@@ -115,7 +145,8 @@ impl Bitmap {
     }
 }
 
-fn set_bits(words: impl Iterator<Item = u64>) -> impl Iterator<Item = usize> {
+/// The numbers of the bits that are set, in order.
+pub(crate) fn set_bits(words: impl Iterator<Item = u64>) -> impl Iterator<Item = usize> {
     words
         .enumerate()
         .filter(|(_, word)| *word != 0)
@@ -159,6 +190,13 @@ mod tests {
                 let is_set = |row: usize| bytes[row / 8] & (1 << (row % 8)) != 0;
                 prop_assert!((0..start + pushes).all(|row| is_set(row) == set.contains(&row)));
             }
+            let third: Vec<u64> = vec![0x9249_2492_4924_9249; (start + pushes).div_ceil(WORD)];
+            let is_third = |row: usize| third[row / WORD] & (1 << (row % WORD)) != 0;
+            let narrowed = bitmap.intersection(&third);
+            let expected: Vec<usize> = set.iter().copied().filter(|row| is_third(*row)).collect();
+            prop_assert_eq!(narrowed.live(), expected.len());
+            prop_assert_eq!(narrowed.iter().collect::<Vec<_>>(), expected);
+            prop_assert_eq!(narrowed.rows(), bitmap.rows());
             let died: BTreeSet<usize> = bitmap.died_since(&earlier).collect();
             prop_assert_eq!(died, earlier.iter().filter(|row| !set.contains(row)).collect());
             prop_assert!((0..9_000).all(|row| bitmap.contains(row) == set.contains(&row)));

@@ -12,17 +12,19 @@ use crate::bitmap::Bitmap;
 use crate::codes::RowCodes;
 use crate::generation::Generation;
 use crate::head::HeadView;
+use crate::postings::{self, KeyKind, Keyed, KeyedRows, LENGTHS_KEY, NO_ROW, Posting};
 use crate::rows::RowsInOrder;
 use crate::segment::{Layout, Segment, Unbuilt};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
-use vectide_model::{ChunkId, IndexError, SegmentId};
+use vectide_model::{ChunkId, IndexError, RowFields, SegmentId};
 
 /// Where rows of a new segment come from.
 pub(crate) enum Origin {
@@ -54,6 +56,38 @@ impl Origin {
         }
     }
 
+    fn has_keys(&self, kind: KeyKind) -> bool {
+        match self {
+            Self::Head(head) => {
+                let mut slots = head.live().iter();
+                slots.any(|slot| has_keys_of(head.fields_at(slot), kind))
+            }
+            Self::Segment(segment, _) => segment.keys(kind).is_some(),
+        }
+    }
+
+    /// The keys of its rows, which have these numbers in the new segment.
+    fn keys<'a>(&'a self, kind: KeyKind, numbers: &'a [u32]) -> Keyed<'a> {
+        match self {
+            Self::Head(head) => {
+                let mut keyed: Vec<(&[u8], Posting)> = Vec::new();
+                for (slot, row) in numbers
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, row)| **row != NO_ROW)
+                {
+                    add_keys(head.fields_at(slot), kind, *row, &mut keyed);
+                }
+                keyed.sort_unstable();
+                Keyed::Memory(keyed)
+            }
+            Self::Segment(segment, _) => match segment.keys(kind) {
+                Some(postings) => Keyed::File(postings, numbers),
+                None => Keyed::Memory(Vec::new()),
+            },
+        }
+    }
+
     fn codes(&self, generation: &Generation) -> Option<RowCodes> {
         match self {
             Self::Head(_) => None,
@@ -61,6 +95,35 @@ impl Origin {
                 let own = segment.generation()?;
                 (own.number() == generation.number()).then(|| segment.row_codes())?
             }
+        }
+    }
+}
+
+fn has_keys_of(fields: &RowFields, kind: KeyKind) -> bool {
+    match kind {
+        KeyKind::Attributes => !fields.attributes.keys().is_empty(),
+        KeyKind::Terms => !fields.terms.counts().is_empty(),
+    }
+}
+
+/// Adds the keys of a row of this number.
+fn add_keys<'a>(
+    fields: &'a RowFields,
+    kind: KeyKind,
+    row: u32,
+    keyed: &mut Vec<(&'a [u8], Posting)>,
+) {
+    let posting = |count| Posting { row, count };
+    match kind {
+        KeyKind::Attributes => {
+            let keys = fields.attributes.keys().iter();
+            keyed.extend(keys.map(|key| (&**key, posting(1))));
+        }
+        KeyKind::Terms if fields.terms.counts().is_empty() => {}
+        KeyKind::Terms => {
+            keyed.push((LENGTHS_KEY, posting(fields.terms.length())));
+            let counts = fields.terms.counts().iter();
+            keyed.extend(counts.map(|(term, count)| (&term.0[..], posting(*count))));
         }
     }
 }
@@ -133,6 +196,18 @@ impl<'a> Gathered<'a> {
     }
 }
 
+impl Gathered<'_> {
+    /// Of each origin, the new numbers of its rows.
+    fn numbers(&self) -> Vec<Vec<u32>> {
+        let rows = self.origins.iter().map(|origin| origin.live().rows());
+        let mut numbers: Vec<Vec<u32>> = rows.map(|rows| vec![NO_ROW; rows]).collect();
+        for ((_, origin, row), number) in self.order.iter().zip(0..) {
+            numbers[*origin as usize][*row as usize] = number;
+        }
+        numbers
+    }
+}
+
 impl RowsInOrder for Gathered<'_> {
     fn rows(&self) -> usize {
         self.order.len()
@@ -153,6 +228,18 @@ impl RowsInOrder for Gathered<'_> {
         let row = row as usize;
         let code = &codes.codes[row * self.code_bytes..][..self.code_bytes];
         Some((codes.lists[row], code))
+    }
+
+    fn keys(&self, kind: KeyKind, give: &mut KeyedRows<'_, io::Error>) -> io::Result<()> {
+        if !self.origins.iter().any(|origin| origin.has_keys(kind)) {
+            return Ok(());
+        }
+        let numbers = self.numbers();
+        let origins = self.origins.iter().zip(&numbers);
+        let keyed: Vec<Keyed<'_>> = origins
+            .map(|(origin, numbers)| origin.keys(kind, numbers))
+            .collect();
+        postings::merge(&keyed, give)
     }
 }
 

@@ -28,13 +28,23 @@ const NOMINAL_ROWS: f32 = 32_768.0;
 const DEPTH_PER_HIT: usize = 4;
 /// How many times the depth candidates with the same sum may come to before some are left out.
 const TIES_MAX: usize = 16;
+/// Rows that are all scored where a filter leaves so few, one in so many at most: that takes half a
+/// millisecond, and finding them by their codes would take looking through most lists.
+const EXACT_ROWS: usize = 12_288;
+const EXACT_SHARE: usize = 8;
+/// What of the rows to look through has to pass a filter, by the share that passes: between none of them (1) and
+/// all (0). With a tenth that lies together, apart from most questions, 0.5 found 0.962 of the true hits where
+/// 0.977 were found without a filter.
+const PASSING_POWER: f32 = 0.35;
 /// How far ahead vectors are asked for.
 const AHEAD: usize = 4;
 
-/// Lists to look through, of so many that hold so many live rows.
-fn probes(effort: Effort, lists: usize, live: usize) -> usize {
+/// Lists to look through, of so many that hold so many live rows, some of which pass the filter.
+fn probes(effort: Effort, lists: usize, unfiltered: usize, live: usize) -> usize {
     let lists_wanted = NOMINAL_PROBES * (lists as f32).sqrt();
-    let for_rows = lists as f32 * NOMINAL_ROWS / live.max(1) as f32;
+    // Rows that pass a filter lie further away, but nearer than if all that are looked through had to pass it.
+    let share = (live as f32 / unfiltered.max(1) as f32).powf(PASSING_POWER);
+    let for_rows = lists as f32 * NOMINAL_ROWS * share / live.max(1) as f32;
     let probes = lists_wanted.max(for_rows) * effort.factor();
     (probes.ceil() as usize).clamp(1, lists.max(1))
 }
@@ -52,8 +62,10 @@ pub(crate) struct CodedSegment<'a> {
     pub(crate) codes: &'a Codes,
     /// Its vectors.
     pub(crate) rows: &'a Rows,
-    /// Its live rows.
+    /// Its live rows that pass the filter.
     pub(crate) live: &'a Bitmap,
+    /// How many are live, whether they pass or not.
+    pub(crate) live_unfiltered: usize,
 }
 
 /// A row that may be a hit.
@@ -122,7 +134,9 @@ pub(crate) fn search(
 ) {
     let live: usize = segments.iter().map(|segment| segment.live.live()).sum();
     let depth = depth(effort, k);
-    if live <= depth {
+    let unfiltered: usize = segments.iter().map(|it| it.live_unfiltered).sum();
+    let are_few = live <= EXACT_ROWS && live.saturating_mul(EXACT_SHARE) <= unfiltered;
+    if live <= depth || are_few {
         for segment in segments {
             let tops = from_mut(&mut *top);
             segment
@@ -132,7 +146,7 @@ pub(crate) fn search(
         return;
     }
     let mut candidates = Candidates::new(depth);
-    let probes = probes(effort, generation.lists(), live);
+    let probes = probes(effort, generation.lists(), unfiltered, live);
     choose(generation, segments, query, probes, &mut candidates, budget);
     candidates.cut();
     let mut found = candidates.found;

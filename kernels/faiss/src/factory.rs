@@ -141,8 +141,8 @@ pub(crate) fn open_shard(
         segments,
         next_id,
     );
-    for (chunk, vector) in &state.head {
-        shard.restore(*chunk, vector)?;
+    for row in &state.head {
+        shard.restore(row)?;
     }
     Ok(shard)
 }
@@ -159,9 +159,9 @@ fn read_shard(
     let mut heads = Vec::new();
     for rows in state.head.chunks(options.head_rows_max) {
         let mut head = Head::new(dimension, options.head_rows_max);
-        for (chunk, vector) in rows {
-            check_dimension(vector, dimension)?;
-            head.push(*chunk, &vector.0);
+        for row in rows {
+            check_dimension(&row.vector, dimension)?;
+            head.push(row.chunk, &row.vector.0, row.fields.clone());
         }
         heads.push(head.view().clone());
     }
@@ -221,10 +221,7 @@ fn open_segments(
             }
             live.clear(*row as usize);
         }
-        segments.push(Held {
-            segment: Arc::new(segment),
-            live: Arc::new(live),
-        });
+        segments.push(Held::new(segment, live));
     }
     let known = |id: SegmentId| state.segments.iter().any(|manifest| manifest.id == id);
     match state.tombstones.iter().find(|(id, _)| !known(*id)) {

@@ -53,6 +53,16 @@ pub(crate) fn generation_name(id: SegmentId) -> String {
     format!("segment-{:016x}.generation", id.0)
 }
 
+/// The name of the postings of a segment's attributes.
+pub(crate) fn attributes_name(id: SegmentId) -> String {
+    format!("segment-{:016x}.attributes", id.0)
+}
+
+/// The name of the postings of a segment's terms.
+pub(crate) fn terms_name(id: SegmentId) -> String {
+    format!("segment-{:016x}.terms", id.0)
+}
+
 /// A file while it is written; it is removed if it is dropped before [`Part::publish`].
 pub(crate) struct Part {
     path: PathBuf,

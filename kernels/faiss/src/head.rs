@@ -11,11 +11,12 @@
 use crate::bitmap::Bitmap;
 use crate::budget::Budget;
 use crate::dot::Query;
+use crate::term_totals::TermTotals;
 use crate::top::Top;
 use half::f16;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use vectide_model::{ChunkId, Embedding};
+use vectide_model::{ChunkId, Embedding, Filter, RowFields};
 
 /// Rows of a block: 16 rows of 384 dimensions are 12 KiB, which is what an epoch copies and what each
 /// earlier epoch that is kept for queries holds by itself; a scan of them runs at the speed of memory.
@@ -24,6 +25,7 @@ const BLOCK_ROWS: usize = 16;
 #[derive(Debug)]
 struct Block {
     chunks: Vec<ChunkId>,
+    fields: Vec<RowFields>,
     vectors: Vec<f16>,
     dimension: usize,
 }
@@ -32,6 +34,7 @@ impl Block {
     fn new(dimension: usize) -> Self {
         Self {
             chunks: Vec::with_capacity(BLOCK_ROWS),
+            fields: Vec::with_capacity(BLOCK_ROWS),
             vectors: Vec::with_capacity(BLOCK_ROWS * dimension),
             dimension,
         }
@@ -47,6 +50,7 @@ impl Clone for Block {
     fn clone(&self) -> Self {
         let mut copy = Self::new(self.dimension);
         copy.chunks.extend_from_slice(&self.chunks);
+        copy.fields.extend_from_slice(&self.fields);
         copy.vectors.extend_from_slice(&self.vectors);
         copy
     }
@@ -106,6 +110,7 @@ pub(crate) struct HeadView {
     blocks: Arc<Vec<Arc<Block>>>,
     live: Arc<Bitmap>,
     slots: Arc<SlotTable>,
+    term_totals: TermTotals,
 }
 
 impl HeadView {
@@ -123,7 +128,13 @@ impl HeadView {
         &self.blocks[slot / BLOCK_ROWS].chunks[slot % BLOCK_ROWS]
     }
 
-    fn slot_of(&self, chunk: &ChunkId) -> Option<usize> {
+    /// The live rows that have terms.
+    pub(crate) fn term_totals(&self) -> TermTotals {
+        self.term_totals
+    }
+
+    /// Where the live row of a chunk stands.
+    pub(crate) fn slot_of(&self, chunk: &ChunkId) -> Option<usize> {
         self.slots
             .slots(chunk)
             .find(|slot| self.live.contains(*slot) && self.chunk(*slot) == chunk)
@@ -141,6 +152,11 @@ impl HeadView {
             .map(|slot| (self.chunk_at(slot), self.vector_at(slot)))
     }
 
+    /// What a row is found by besides its vector, live or dead.
+    pub(crate) fn fields_at(&self, slot: usize) -> &RowFields {
+        &self.blocks[slot / BLOCK_ROWS].fields[slot % BLOCK_ROWS]
+    }
+
     /// The chunk of a row, live or dead.
     pub(crate) fn chunk_at(&self, slot: usize) -> ChunkId {
         *self.chunk(slot)
@@ -151,8 +167,16 @@ impl HeadView {
         self.blocks[slot / BLOCK_ROWS].vector(slot % BLOCK_ROWS)
     }
 
-    /// Offers every live row to each query: a block is read from memory once for all of them.
-    pub(crate) fn search(&self, queries: &[Query<'_>], tops: &mut [Top], budget: &mut Budget) {
+    /// Offers every live row that passes the filter to each query: a block is read from memory once for all
+    /// of them. Few rows score high enough to be asked whether they pass.
+    pub(crate) fn search(
+        &self,
+        queries: &[Query<'_>],
+        filter: Option<&Filter>,
+        tops: &mut [Top],
+        budget: &mut Budget,
+    ) {
+        let passes = |fields: &RowFields| filter.is_none_or(|it| it.passes(&fields.attributes));
         let all_live = self.live.is_full();
         for (at, block) in self.blocks.iter().enumerate() {
             if budget.is_over() {
@@ -161,7 +185,8 @@ impl HeadView {
             for (query, top) in queries.iter().zip(&mut *tops) {
                 for (row, chunk) in block.chunks.iter().enumerate() {
                     if all_live || self.live.contains(at * BLOCK_ROWS + row) {
-                        top.offer(*chunk, query.dot(block.vector(row)));
+                        let chunk = || passes(&block.fields[row]).then_some(*chunk);
+                        top.offer_if(query.dot(block.vector(row)), chunk);
                     }
                 }
             }
@@ -185,6 +210,7 @@ impl Head {
                 blocks: Arc::new(Vec::new()),
                 live: Arc::new(Bitmap::default()),
                 slots: Arc::new(SlotTable::new(rows_max)),
+                term_totals: TermTotals::default(),
             },
             dimension,
             rows_max,
@@ -208,14 +234,16 @@ impl Head {
 
     /// Appends a row; the head must not be full and must not hold the chunk. A vector of another
     /// dimension is cut or filled with zeros: callers have checked it.
-    pub(crate) fn push(&mut self, chunk: ChunkId, vector: &[f16]) {
+    pub(crate) fn push(&mut self, chunk: ChunkId, vector: &[f16], fields: RowFields) {
         let slot = self.view.live.rows();
         let blocks = Arc::make_mut(&mut self.view.blocks);
         if slot.is_multiple_of(BLOCK_ROWS) {
             blocks.push(Arc::new(Block::new(self.dimension)));
         }
         let block = Arc::make_mut(&mut blocks[slot / BLOCK_ROWS]);
+        self.view.term_totals.add(fields.terms.length());
         block.chunks.push(chunk);
+        block.fields.push(fields);
         block.vectors.extend(vector.iter().take(self.dimension));
         block
             .vectors
@@ -226,15 +254,20 @@ impl Head {
 
     /// Marks a chunk's row dead; says whether it had one.
     pub(crate) fn remove(&mut self, chunk: &ChunkId) -> bool {
-        let slot = self.view.slot_of(chunk);
-        slot.is_some_and(|slot| Arc::make_mut(&mut self.view.live).clear(slot))
+        let Some(slot) = self.view.slot_of(chunk) else {
+            return false;
+        };
+        let length = self.view.fields_at(slot).terms.length();
+        self.view.term_totals.remove(length);
+        Arc::make_mut(&mut self.view.live).clear(slot)
     }
 
     /// A head of the live rows alone.
     pub(crate) fn compacted(&self) -> Self {
         let mut compact = Self::new(self.dimension, self.rows_max);
-        for (chunk, vector) in self.view.iter() {
-            compact.push(chunk, vector);
+        for slot in self.view.live.iter() {
+            let fields = self.view.fields_at(slot).clone();
+            compact.push(self.view.chunk_at(slot), self.view.vector_at(slot), fields);
         }
         compact
     }
@@ -283,7 +316,7 @@ mod tests {
                         head = head.compacted();
                     }
                     let value = (step % 100) as f32;
-                    head.push(id(chunk), &[f16::from_f32(value); 3]);
+                    head.push(id(chunk), &[f16::from_f32(value); 3], RowFields::default());
                     model.insert(id(chunk), value);
                 }
                 if action == 5 {

@@ -15,7 +15,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use vectide_model::{
-    ChunkId, Embedding, Search, ShardCommit, ShardState, VectorIndex, VectorIndexRead, quantize,
+    ChunkId, Embedding, IndexRow, Search, ShardCommit, ShardState, VectorIndex, VectorIndexRead,
+    quantize,
 };
 
 const DIMENSION: usize = 8;
@@ -129,7 +130,7 @@ impl<'a> World<'a> {
             self.live.remove(&id);
         } else {
             let vector = quantize(&self.random.vector());
-            self.shard.insert(id, vector.clone());
+            self.shard.insert(IndexRow::new(id, vector.clone()));
             self.live.insert(id, vector);
         }
     }
@@ -184,7 +185,7 @@ impl<'a> World<'a> {
 
 /// A commit says nothing that is not a change, and nothing twice.
 fn assert_commit_is_exact(before: &ShardState, commit: &ShardCommit) {
-    let held: HashSet<ChunkId> = before.head.iter().map(|row| row.0).collect();
+    let held: HashSet<ChunkId> = before.head.iter().map(|row| row.chunk).collect();
     let mut seen = HashSet::new();
     for removed in &commit.head_removed {
         assert!(
@@ -192,7 +193,7 @@ fn assert_commit_is_exact(before: &ShardState, commit: &ShardCommit) {
             "{removed} removed from the head"
         );
     }
-    for (added, _) in &commit.head_added {
+    for added in commit.head_added.iter().map(|row| &row.chunk) {
         assert!(seen.insert(*added), "{added} twice");
     }
     let mut dead: HashSet<_> = before.tombstones.iter().copied().collect();
@@ -249,7 +250,9 @@ fn with_all_jobs_done_few_segments_remain() {
     let mut world = World::new(directory.path(), 5);
     for number in 0..2000 {
         let vector = quantize(&world.random.vector());
-        world.shard.insert(chunk(1000 + number), vector.clone());
+        world
+            .shard
+            .insert(IndexRow::new(chunk(1000 + number), vector.clone()));
         world.live.insert(chunk(1000 + number), vector);
     }
     world.close();
@@ -279,7 +282,7 @@ fn a_failed_build_ends_the_next_epoch() {
     let directory = tempfile::tempdir().unwrap();
     let (mut shard, seals, _merges) = open(directory.path(), ShardState::default());
     for number in 0..=HEAD_ROWS as u64 {
-        shard.insert(chunk(number), quantize(&[1.0; DIMENSION]));
+        shard.insert(IndexRow::new(chunk(number), quantize(&[1.0; DIMENSION])));
     }
     shard.close_epoch().unwrap();
     fs::remove_dir_all(directory.path()).unwrap();
@@ -296,7 +299,7 @@ fn a_failed_build_ends_the_next_epoch() {
 fn a_vector_of_another_dimension_fails_the_epoch() {
     let directory = tempfile::tempdir().unwrap();
     let (mut shard, ..) = open(directory.path(), ShardState::default());
-    shard.insert(chunk(1), quantize(&[1.0; DIMENSION + 1]));
+    shard.insert(IndexRow::new(chunk(1), quantize(&[1.0; DIMENSION + 1])));
     assert!(
         shard
             .close_epoch()

@@ -12,6 +12,7 @@
 //! | `read` | the read half |
 //! | `head`, `bitmap` | copy-on-write rows and live bits |
 //! | `segment`, `rows`, `codes`, `header`, `files` | sealed rows on disk |
+//! | `postings`, `passing`, `keyword` | what rows are found by besides their vectors |
 //! | `generation` | what segments trained together share |
 //! | `scan`, `coded` | finding coded rows near a query |
 //! | `budget` | the time of a search |
@@ -37,12 +38,16 @@ mod generation;
 mod head;
 mod header;
 mod instructions;
+mod keyword;
 mod library;
+mod passing;
+mod postings;
 mod read;
 mod rows;
 mod scan;
 mod segment;
 mod shard;
+mod term_totals;
 mod tiers;
 mod top;
 

@@ -9,12 +9,19 @@ use crate::coded::{self, CodedSegment};
 use crate::dot::Query;
 use crate::generation::Generation;
 use crate::head::{HeadView, embedding};
+use crate::keyword::Matches;
+use crate::postings::KeyKind;
 use crate::segment::Segment;
+use crate::term_totals::TermTotals;
 use crate::top::Top;
 use half::f16;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use vectide_model::{ChunkId, Effort, Embedding, Found, ScoredChunk, Search, VectorIndexRead};
+use vectide_model::{
+    ChunkId, Effort, Embedding, Filter, Found, ScoredChunk, Search, Term, TermMatches,
+    VectorIndexRead,
+};
 
 /// A segment with its live rows at an epoch.
 #[derive(Clone, Debug)]
@@ -23,9 +30,35 @@ pub(crate) struct Held {
     pub(crate) segment: Arc<Segment>,
     /// Which of them are live.
     pub(crate) live: Arc<Bitmap>,
+    /// How many were live before a filter left these.
+    pub(crate) narrowed_from: Option<usize>,
+    /// Those of them that have terms.
+    pub(crate) term_totals: TermTotals,
 }
 
 impl Held {
+    /// A segment with these live rows.
+    pub(crate) fn new(segment: Segment, live: Bitmap) -> Self {
+        let mut term_totals = TermTotals::default();
+        if segment.keys(KeyKind::Terms).is_some() {
+            let lengths = live.iter().map(|row| segment.length(row));
+            lengths.for_each(|length| term_totals.add(length));
+        }
+        Self {
+            segment: Arc::new(segment),
+            live: Arc::new(live),
+            narrowed_from: None,
+            term_totals,
+        }
+    }
+
+    /// Marks a live row dead.
+    pub(crate) fn clear(&mut self, row: usize) {
+        if Arc::make_mut(&mut self.live).clear(row) {
+            self.term_totals.remove(self.segment.length(row));
+        }
+    }
+
     /// The row of a chunk, if it is live.
     pub(crate) fn live_row_of(&self, chunk: &ChunkId) -> Option<usize> {
         self.segment
@@ -48,6 +81,17 @@ pub(crate) struct ShardRead {
 }
 
 impl ShardRead {
+    /// Live rows.
+    pub(crate) fn row_count(&self) -> usize {
+        let heads: usize = self.heads.iter().map(HeadView::rows).sum();
+        heads
+            + self
+                .segments
+                .iter()
+                .map(|held| held.live.live())
+                .sum::<usize>()
+    }
+
     /// The stored vector of a live row.
     fn stored(&self, chunk: &ChunkId) -> Option<&[f16]> {
         let in_heads = self.heads.iter().find_map(|head| head.vector(chunk));
@@ -58,24 +102,18 @@ impl ShardRead {
         })
     }
 
-    /// The coded segments by their generations: one, or a few while a new one takes over.
-    fn coded(&self) -> Vec<(&Generation, Vec<CodedSegment<'_>>)> {
-        let mut groups: Vec<(&Generation, Vec<CodedSegment<'_>>)> = Vec::new();
-        for held in self.segments.iter().filter(|held| held.live.live() > 0) {
-            let coded = held
-                .segment
-                .generation()
-                .zip(held.segment.coded(&held.live));
-            let Some((generation, segment)) = coded else {
-                continue;
-            };
-            let own = |group: &&mut (&Generation, _)| group.0.number() == generation.number();
-            match groups.iter_mut().find(own) {
-                Some(group) => group.1.push(segment),
-                None => groups.push((generation, vec![segment])),
-            }
-        }
-        groups
+    /// The segments with the rows that may be hits.
+    pub(crate) fn segments_for(&self, filter: Option<&Filter>) -> Cow<'_, [Held]> {
+        let Some(filter) = filter else {
+            return Cow::Borrowed(&self.segments);
+        };
+        let narrowed = self.segments.iter().map(|held| Held {
+            segment: held.segment.clone(),
+            live: Arc::new(held.segment.passing(filter, &held.live)),
+            narrowed_from: Some(held.live.live()),
+            term_totals: held.term_totals,
+        });
+        narrowed.collect()
     }
 
     /// The hits of each query.
@@ -85,55 +123,73 @@ impl ShardRead {
         search: &Search,
         budget: &mut Budget,
     ) -> Vec<Vec<ScoredChunk>> {
-        let k = search.k.min(self.rows());
+        let k = search.k.min(self.row_count());
         if k == 0 {
             return vec![Vec::new(); queries.len()];
         }
         let mut tops: Vec<Top> = queries.iter().map(|_| Top::new(k)).collect();
-        for head in &self.heads {
-            head.search(queries, &mut tops, budget);
-        }
+        let filter = search.filter.as_deref();
+        let segments = self.segments_for(filter);
         match search.effort {
-            Some(effort) => self.search_segments(queries, (k, effort), &mut tops, budget),
+            Some(effort) => search_segments(&segments, queries, (k, effort), &mut tops, budget),
             None => {
-                for held in &self.segments {
+                for held in &*segments {
                     held.segment.scan(queries, &held.live, &mut tops, budget);
                 }
             }
         }
+        // After the segments, so that few rows reach what has been found.
+        for head in &self.heads {
+            head.search(queries, filter, &mut tops, budget);
+        }
         tops.into_iter().map(Top::finish).collect()
     }
+}
 
-    fn search_segments(
-        &self,
-        queries: &[Query<'_>],
-        (k, effort): (usize, Effort),
-        tops: &mut [Top],
-        budget: &mut Budget,
-    ) {
-        let others = |held: &&Held| held.live.live() > 0 && held.segment.generation().is_none();
-        for held in self.segments.iter().filter(others) {
-            for (query, top) in queries.iter().zip(&mut *tops) {
-                held.segment.search(query, k, &held.live, top, budget);
-            }
+/// Offers the best rows of the segments, as far as an effort finds them.
+fn search_segments(
+    segments: &[Held],
+    queries: &[Query<'_>],
+    (k, effort): (usize, Effort),
+    tops: &mut [Top],
+    budget: &mut Budget,
+) {
+    let others = |held: &&Held| held.live.live() > 0 && held.segment.generation().is_none();
+    for held in segments.iter().filter(others) {
+        for (query, top) in queries.iter().zip(&mut *tops) {
+            held.segment.search(query, k, &held.live, top, budget);
         }
-        for (generation, segments) in self.coded() {
-            for (query, top) in queries.iter().zip(&mut *tops) {
-                coded::search(generation, &segments, query, (k, effort), top, budget);
-            }
+    }
+    for (generation, segments) in coded(segments) {
+        for (query, top) in queries.iter().zip(&mut *tops) {
+            coded::search(generation, &segments, query, (k, effort), top, budget);
         }
     }
 }
 
+/// The coded segments by their generations: one, or a few while a new one takes over.
+fn coded(segments: &[Held]) -> Vec<(&Generation, Vec<CodedSegment<'_>>)> {
+    let mut groups: Vec<(&Generation, Vec<CodedSegment<'_>>)> = Vec::new();
+    for held in segments.iter().filter(|held| held.live.live() > 0) {
+        let coded = held
+            .segment
+            .generation()
+            .zip(held.segment.coded(&held.live, held.narrowed_from));
+        let Some((generation, segment)) = coded else {
+            continue;
+        };
+        let own = |group: &&mut (&Generation, _)| group.0.number() == generation.number();
+        match groups.iter_mut().find(own) {
+            Some(group) => group.1.push(segment),
+            None => groups.push((generation, vec![segment])),
+        }
+    }
+    groups
+}
+
 impl VectorIndexRead for ShardRead {
     fn rows(&self) -> usize {
-        let heads: usize = self.heads.iter().map(HeadView::rows).sum();
-        heads
-            + self
-                .segments
-                .iter()
-                .map(|held| held.live.live())
-                .sum::<usize>()
+        self.row_count()
     }
 
     fn segments(&self) -> usize {
@@ -162,6 +218,10 @@ impl VectorIndexRead for ShardRead {
             _ => Found::default(),
         };
         queries.iter().map(answer).collect()
+    }
+
+    fn matches(&self, terms: &[Term]) -> Box<dyn TermMatches + '_> {
+        Box::new(Matches::new(self, terms))
     }
 
     fn vector(&self, chunk: &ChunkId) -> Option<Embedding> {

@@ -21,6 +21,7 @@ use crate::budget::Budget;
 use crate::dot::Query;
 use crate::files::{Counting, damaged, io_error};
 use crate::header::{HEADER_BYTES, Header, Kind};
+use crate::postings::{KeyKind, KeyedRows};
 use crate::top::Top;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -44,6 +45,10 @@ const CHECKSUM_BYTES: usize = 32;
 /// two cache lines of ids, at a quarter of a byte a row.
 const BUCKET_ROWS: usize = 16;
 
+/// How far ahead rows are asked for when few of a segment are scanned, and how few these are.
+const ROWS_AHEAD: usize = 4;
+const SPARSE_SHARE: usize = 2;
+
 /// Rows scanned between two looks at the clock.
 const ROWS_BETWEEN_LOOKS: usize = 128;
 
@@ -63,6 +68,10 @@ pub(crate) trait RowsInOrder {
     /// The list and the code of a row, where it has been coded for the generation it is written for.
     fn code(&self, _row: usize) -> Option<(u32, &[u8])> {
         None
+    }
+    /// Gives the rows' keys of a kind, ascending, each with the rows that have it.
+    fn keys(&self, _of: KeyKind, _give: &mut KeyedRows<'_, io::Error>) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -241,7 +250,13 @@ impl Rows {
         tops: &mut [Top],
         budget: &mut Budget,
     ) {
+        let mut ahead = live.iter().skip(ROWS_AHEAD);
+        // Neighbours come by themselves.
+        let is_sparse = live.live() * SPARSE_SHARE < live.rows();
         for (count, row) in live.iter().enumerate() {
+            if is_sparse && let Some(next) = ahead.next() {
+                self.prefetch(next);
+            }
             if count.is_multiple_of(ROWS_BETWEEN_LOOKS) && budget.is_over() {
                 return;
             }

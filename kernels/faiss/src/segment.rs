@@ -13,17 +13,19 @@ use crate::dot::Query;
 use crate::files::{self, Part, damaged};
 use crate::generation::Generation;
 use crate::library::{Index, LibraryError, Recipe};
+use crate::passing::PassingCache;
+use crate::postings::{KeyKind, LENGTHS_KEY, Postings, PostingsWriter};
 use crate::rows::{self, Rows, RowsInOrder};
 use crate::top::Top;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use memmap2::Mmap;
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::slice::{from_mut, from_ref};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use vectide_model::{ChunkId, IndexError, ScoredChunk, SegmentId, SegmentManifest};
+use vectide_model::{ChunkId, Filter, IndexError, ScoredChunk, SegmentId, SegmentManifest, Term};
 
 /// Rounds of k-means: the inertia hardly moves after them.
 const TRAINING_ITERATIONS: u8 = 8;
@@ -54,6 +56,7 @@ const ROUNDING: f32 = 1e-5;
 pub(crate) struct Segment {
     manifest: SegmentManifest,
     rows: Rows,
+    keys: Keys,
     way: Way,
 }
 
@@ -133,6 +136,9 @@ impl Segment {
             path
         };
         rows::write(&part(files::rows_name(id)), dimension, source)?;
+        let attributes = || part(files::attributes_name(id));
+        let has_attributes = write_keys(source, KeyKind::Attributes, attributes)?;
+        let has_terms = write_keys(source, KeyKind::Terms, || part(files::terms_name(id)))?;
         match layout {
             Layout::Whole => {}
             Layout::Lists(kind) => {
@@ -164,6 +170,9 @@ impl Segment {
         };
         let mut maps = maps.into_iter();
         let rows = read_rows(directory, &manifest, dimension, maps.next())?;
+        let attributes = has_attributes.then(|| maps.next()).flatten();
+        let terms = has_terms.then(|| maps.next()).flatten();
+        let keys = Keys::read(directory, id, rows.rows(), (attributes, terms))?;
         let way = match layout {
             Layout::Whole => Way::Whole,
             Layout::Lists(_) => read_lists(directory, id, &rows, dimension, maps.next())?,
@@ -174,6 +183,7 @@ impl Segment {
         Ok(Self {
             manifest,
             rows,
+            keys,
             way,
         })
     }
@@ -194,6 +204,15 @@ impl Segment {
         };
         let rows_map = map(&files::rows_name(id))?.0;
         let rows = read_rows(directory, &manifest, dimension, Some(rows_map))?;
+        let map_if = |name: String| {
+            let map = has(&name).then(|| map(&name)).transpose()?;
+            Ok::<_, IndexError>(map.map(|(map, _)| map))
+        };
+        let maps = (
+            map_if(files::attributes_name(id))?,
+            map_if(files::terms_name(id))?,
+        );
+        let keys = Keys::read(directory, id, rows.rows(), maps)?;
         let (index_name, codes_name) = (files::index_name(id), files::codes_name(id));
         let way = if has(&index_name) {
             let map = map(&index_name)?.0;
@@ -217,6 +236,7 @@ impl Segment {
         Ok(Self {
             manifest,
             rows,
+            keys,
             way,
         })
     }
@@ -251,6 +271,34 @@ impl Segment {
         self.rows.vector(row)
     }
 
+    /// The postings of its rows' keys of a kind, if they have any.
+    pub(crate) fn keys(&self, kind: KeyKind) -> Option<&Postings> {
+        match kind {
+            KeyKind::Attributes => self.keys.attributes.as_ref(),
+            KeyKind::Terms => self.keys.terms.as_ref().map(|it| &it.postings),
+        }
+    }
+
+    /// The live rows that pass a filter.
+    pub(crate) fn passing(&self, filter: &Filter, live: &Bitmap) -> Bitmap {
+        let attributes = self.keys.attributes.as_ref();
+        self.keys.passing.passing(filter, attributes, live)
+    }
+
+    /// Terms of a row, 0 where it has none.
+    pub(crate) fn length(&self, row: usize) -> u32 {
+        let terms = self.keys.terms.as_ref();
+        terms.map_or(0, |terms| u32::from(terms.lengths[row]))
+    }
+
+    /// Gives the rows that have a term, live or not, in order, with their counts.
+    pub(crate) fn rows_with(&self, term: Term, give: &mut dyn FnMut(&[u32], &[u32])) {
+        if let Some(postings) = self.keys(KeyKind::Terms) {
+            let keys = postings.find(&term.0);
+            keys.into_iter().for_each(|at| postings.each_of(at, give));
+        }
+    }
+
     /// The generation whose codes it has.
     pub(crate) fn generation(&self) -> Option<&Arc<Generation>> {
         match &self.way {
@@ -259,13 +307,19 @@ impl Segment {
         }
     }
 
-    /// What is searched together with the other segments of its generation.
-    pub(crate) fn coded<'a>(&'a self, live: &'a Bitmap) -> Option<CodedSegment<'a>> {
+    /// What is searched together with the other segments of its generation; `live` are rows that a filter has
+    /// left of so many.
+    pub(crate) fn coded<'a>(
+        &'a self,
+        live: &'a Bitmap,
+        narrowed_from: Option<usize>,
+    ) -> Option<CodedSegment<'a>> {
         match &self.way {
             Way::Coded(_, codes) => Some(CodedSegment {
                 codes,
                 rows: &self.rows,
                 live,
+                live_unfiltered: narrowed_from.unwrap_or(live.live()),
             }),
             Way::Whole | Way::Lists(_) => None,
         }
@@ -411,6 +465,82 @@ fn code_all(
         }
     }
     Ok(coded)
+}
+
+/// Writes the keys of a kind, where there are any, to the file that `path` begins; says whether it did.
+fn write_keys(
+    source: &dyn RowsInOrder,
+    kind: KeyKind,
+    path: impl FnOnce() -> PathBuf,
+) -> Result<bool, IndexError> {
+    let (mut begin, mut writer) = (Some(path), None);
+    let mut written = PathBuf::new();
+    let given = source.keys(kind, &mut |key, postings| {
+        if let Some(path) = begin.take() {
+            written = path();
+            let has_counts = kind == KeyKind::Terms;
+            writer = Some(PostingsWriter::create(&written, source.rows(), has_counts)?);
+        }
+        match &mut writer {
+            Some(writer) => writer.push(key, postings),
+            None => Ok(()),
+        }
+    });
+    let is_begun = writer.is_some();
+    let done = given.and_then(|()| writer.map_or(Ok(()), PostingsWriter::finish));
+    done.map_err(|error| files::io_error("writing", &written, &error))?;
+    Ok(is_begun)
+}
+
+/// The terms of a segment's rows.
+#[derive(Debug)]
+struct SegmentTerms {
+    postings: Postings,
+    /// Of each row.
+    lengths: Vec<u16>,
+}
+
+impl SegmentTerms {
+    fn new(postings: Postings, rows: usize) -> Self {
+        let mut lengths = vec![0; rows];
+        if let Some(at) = postings.find(LENGTHS_KEY) {
+            postings.each_of(at, &mut |rows, counts| {
+                for (row, count) in rows.iter().zip(counts) {
+                    lengths[*row as usize] = u16::try_from(*count).unwrap_or(u16::MAX);
+                }
+            });
+        }
+        Self { postings, lengths }
+    }
+}
+
+/// What rows are found by besides their vectors.
+#[derive(Debug, Default)]
+struct Keys {
+    /// Missing where no row has one.
+    attributes: Option<Postings>,
+    passing: PassingCache,
+    terms: Option<SegmentTerms>,
+}
+
+impl Keys {
+    fn read(
+        directory: &Path,
+        id: SegmentId,
+        rows: usize,
+        (attributes, terms): (Option<Mmap>, Option<Mmap>),
+    ) -> Result<Self, IndexError> {
+        let read = |name: String, map: Option<Mmap>| {
+            let path = directory.join(name);
+            map.map(|map| Postings::new(map, &path, rows)).transpose()
+        };
+        let terms = read(files::terms_name(id), terms)?;
+        Ok(Self {
+            attributes: read(files::attributes_name(id), attributes)?,
+            passing: PassingCache::default(),
+            terms: terms.map(|postings| SegmentTerms::new(postings, rows)),
+        })
+    }
 }
 
 fn read_rows(

@@ -37,7 +37,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use vectide_model::{
-    ChunkId, ClosedShard, Embedding, IndexError, SegmentId, SegmentManifest, ShardCommit,
+    ChunkId, ClosedShard, Embedding, IndexError, IndexRow, SegmentId, SegmentManifest, ShardCommit,
     VectorIndex,
 };
 
@@ -62,8 +62,8 @@ struct Merging {
 struct Touched {
     /// Whether the last commit has it in the head.
     was_in_head: bool,
-    /// Its vector, if a head has it now.
-    vector: Option<Embedding>,
+    /// The row, if a head has it now.
+    row: Option<IndexRow>,
 }
 
 /// The write half of a shard.
@@ -126,16 +126,16 @@ impl Shard {
     }
 
     /// Adds a row of the committed head.
-    pub(crate) fn restore(&mut self, chunk: ChunkId, vector: &Embedding) -> Result<(), IndexError> {
-        if self.has_live_row(&chunk) {
+    pub(crate) fn restore(&mut self, row: &IndexRow) -> Result<(), IndexError> {
+        if self.has_live_row(&row.chunk) {
             return Err(IndexError {
-                fact: format!("the committed state has two rows of chunk {chunk}"),
+                fact: format!("the committed state has two rows of chunk {}", row.chunk),
                 hint: "this is a defect or a damaged state: remove the state folder so that the \
                        index is built anew from its sources"
                     .into(),
             });
         }
-        self.push(chunk, vector);
+        self.push(row);
         self.failure.take().map_or(Ok(()), Err)
     }
 
@@ -163,14 +163,14 @@ impl Shard {
             let was_in_head = true;
             let touched = Touched {
                 was_in_head,
-                vector: None,
+                row: None,
             };
-            self.touched.entry(*chunk).or_insert(touched).vector = None;
+            self.touched.entry(*chunk).or_insert(touched).row = None;
             return true;
         }
         for held in &mut self.segments {
             if let Some(row) = held.live_row_of(chunk) {
-                Arc::make_mut(&mut held.live).clear(row);
+                held.clear(row);
                 self.tombstones.push((held.segment.id(), row as u32));
                 return true;
             }
@@ -178,15 +178,15 @@ impl Shard {
         false
     }
 
-    fn push(&mut self, chunk: ChunkId, vector: &Embedding) {
-        if let Err(error) = check_dimension(vector, self.dimension) {
+    fn push(&mut self, row: &IndexRow) {
+        if let Err(error) = check_dimension(&row.vector, self.dimension) {
             self.fail(error);
             return;
         }
         if self.open.is_full() {
             self.make_room();
         }
-        self.open.push(chunk, &vector.0);
+        self.open.push(row.chunk, &row.vector.0, row.fields.clone());
     }
 
     /// Keeps the first failure for the end of the epoch.
@@ -310,9 +310,9 @@ impl Shard {
         for (chunk, _) in view.iter() {
             let touched = Touched {
                 was_in_head: true,
-                vector: None,
+                row: None,
             };
-            self.touched.entry(chunk).or_insert(touched).vector = None;
+            self.touched.entry(chunk).or_insert(touched).row = None;
         }
         let died = view.live().died_since(&frozen.live_at_start);
         self.add_segment(segment, died.map(|slot| view.chunk_at(slot)));
@@ -347,10 +347,7 @@ impl Shard {
         }
         self.tombstones.extend(dead_rows);
         self.added.push(segment.manifest().clone());
-        self.segments.push(Held {
-            segment: Arc::new(segment),
-            live: Arc::new(live),
-        });
+        self.segments.push(Held::new(segment, live));
     }
 
     /// Removes committed segments without live rows, but for those a merge is reading.
@@ -381,8 +378,8 @@ impl Shard {
             .tombstones
             .retain(|(segment, _)| removed.iter().all(|manifest| manifest.id != *segment));
         for (chunk, touched) in self.touched.drain() {
-            match touched.vector {
-                Some(vector) => commit.head_added.push((chunk, vector)),
+            match touched.row {
+                Some(row) => commit.head_added.push(row),
                 None if touched.was_in_head => commit.head_removed.push(chunk),
                 None => {}
             }
@@ -462,14 +459,15 @@ impl VectorIndex for Shard {
         self.detach(chunk);
     }
 
-    fn insert(&mut self, chunk: ChunkId, vector: Embedding) {
-        self.detach(&chunk);
-        self.push(chunk, &vector);
+    fn insert(&mut self, row: IndexRow) {
+        self.detach(&row.chunk);
+        self.push(&row);
         let touched = Touched {
             was_in_head: false,
-            vector: None,
+            row: None,
         };
-        self.touched.entry(chunk).or_insert(touched).vector = Some(vector);
+        let touched = self.touched.entry(row.chunk).or_insert(touched);
+        touched.row = Some(row);
     }
 
     fn close_epoch(&mut self) -> Result<ClosedShard, IndexError> {

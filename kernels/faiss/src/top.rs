@@ -38,10 +38,17 @@ impl Top {
     /// Offers a hit whose id is only looked up if the score is good enough.
     #[inline]
     pub(crate) fn offer_row(&mut self, score: f32, chunk: impl FnOnce() -> ChunkId) {
+        self.offer_if(score, || Some(chunk()));
+    }
+
+    /// Offers what may be no hit, which is only looked at if the score is good enough.
+    #[inline]
+    pub(crate) fn offer_if(&mut self, score: f32, chunk: impl FnOnce() -> Option<ChunkId>) {
         // So that -0.0 and 0.0, equal scores, are ordered by chunk id.
         let score = score + 0.0;
-        if score >= self.floor {
-            let chunk = chunk();
+        if score >= self.floor
+            && let Some(chunk) = chunk()
+        {
             self.hits.push(ScoredChunk { chunk, score });
             // At twice k, so that cutting costs a constant a hit.
             if self.hits.len() >= self.k.saturating_mul(2).max(32) {

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use vectide_faiss::{FaissFactory, FaissOptions, Quantization};
 use vectide_model::{
-    ChunkId, Embedding, Search, ShardState, VectorIndex, VectorIndexFactory, VectorIndexRead,
-    quantize, vector_index_contract,
+    ChunkId, Embedding, IndexRow, Search, ShardState, VectorIndex, VectorIndexFactory,
+    VectorIndexRead, quantize, vector_index_contract,
 };
 
 const DIMENSION: usize = 24;
@@ -138,7 +138,7 @@ fn a_shard_says_when_there_is_something_to_take_in() {
         .open(directory.path(), DIMENSION, ShardState::default())
         .expect("an empty shard");
     for number in 0..150 {
-        index.insert(chunk(number), quantize(&random.vector()));
+        index.insert(IndexRow::new(chunk(number), quantize(&random.vector())));
     }
     let first = index.close_epoch().expect("an epoch");
     let end = Instant::now() + Duration::from_secs(60);
@@ -163,7 +163,7 @@ fn shard_of(factory: &FaissFactory, directory: &Path, rows: u64) -> (ShardState,
         .expect("an empty shard");
     for number in 0..rows {
         let vector = quantize(&random.vector());
-        index.insert(chunk(number), vector.clone());
+        index.insert(IndexRow::new(chunk(number), vector.clone()));
         live.insert(chunk(number), vector);
     }
     settle(&mut *index, &mut state);
@@ -241,7 +241,7 @@ fn snapshots_stand_still_while_the_writer_churns() {
                     live.remove(&id);
                 } else {
                     let vector = quantize(&random.vector());
-                    index.insert(id, vector.clone());
+                    index.insert(IndexRow::new(id, vector.clone()));
                     live.insert(id, vector);
                 }
             }
@@ -326,9 +326,11 @@ fn damaged_files_are_named_by(quantization: Quantization, endings: &[&str]) {
     let mut twice = state.clone();
     let in_segment = live
         .keys()
-        .find(|id| state.head.iter().all(|row| row.0 != **id))
+        .find(|id| state.head.iter().all(|row| row.chunk != **id))
         .expect("what was just written");
-    twice.head.push((*in_segment, live[in_segment].clone()));
+    twice
+        .head
+        .push(IndexRow::new(*in_segment, live[in_segment].clone()));
     assert!(fact(&twice).contains("two rows"));
     let mut foreign = state.clone();
     foreign.tombstones.push((state.segments[0].id, 1_000_000));
@@ -385,12 +387,15 @@ fn ties_are_broken_by_chunk_id_wherever_the_rows_lie() {
     // 900 copies of one vector: more than a search asks FAISS for at first.
     let same = quantize(&Random(77).vector());
     for number in 0..900 {
-        index.insert(chunk(100_000 + number), same.clone());
+        index.insert(IndexRow::new(chunk(100_000 + number), same.clone()));
         live.insert(chunk(100_000 + number), same.clone());
         if number % 300 == 0 {
             for filler in 0..1300 {
                 let vector = quantize(&Random(number * 2000 + filler).vector());
-                index.insert(chunk(200_000 + number * 2000 + filler), vector.clone());
+                index.insert(IndexRow::new(
+                    chunk(200_000 + number * 2000 + filler),
+                    vector.clone(),
+                ));
                 live.insert(chunk(200_000 + number * 2000 + filler), vector);
             }
         }
@@ -426,7 +431,10 @@ fn odd_queries_and_vectors() {
         .open(directory.path(), DIMENSION, state.clone())
         .unwrap();
     for number in 0..1500 {
-        index.insert(chunk(50_000 + number), quantize(&[0.0; DIMENSION]));
+        index.insert(IndexRow::new(
+            chunk(50_000 + number),
+            quantize(&[0.0; DIMENSION]),
+        ));
         live.insert(chunk(50_000 + number), quantize(&[0.0; DIMENSION]));
     }
     let read = settle(&mut *index, &mut state);

@@ -224,6 +224,7 @@ impl Memory {
                 document: id.as_str().into(),
                 chunk,
                 score,
+                scores: None,
                 span,
                 position: Self::position(document),
                 vector: include.vector.then(|| embed(&text)),

@@ -4,7 +4,9 @@
 //! Invariant: a [`VectorIndexRead`] taken when an epoch closed answers from exactly the rows that
 //! were live then, whatever is applied to the write half afterwards.
 
-use crate::{ChunkId, Embedding};
+mod contract;
+
+use crate::{Attributes, ChunkId, Embedding, Filter, Term, TermMatches, Terms};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::sync::Arc;
@@ -25,11 +27,43 @@ pub struct SegmentManifest {
     pub files: Vec<(String, u64, [u8; 32])>,
 }
 
+/// What a row is found by besides its vector.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowFields {
+    /// What filters look at.
+    pub attributes: Attributes,
+    /// What keyword search looks at.
+    pub terms: Terms,
+}
+
+/// A row as it comes into a shard.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IndexRow {
+    /// Identity.
+    pub chunk: ChunkId,
+    /// Its vector.
+    pub vector: Embedding,
+    /// What else it is found by.
+    pub fields: RowFields,
+}
+
+impl IndexRow {
+    /// A row that is found by its vector alone.
+    pub fn new(chunk: ChunkId, vector: Embedding) -> Self {
+        let fields = RowFields::default();
+        Self {
+            chunk,
+            vector,
+            fields,
+        }
+    }
+}
+
 /// What has to be committed together with an epoch for the shard to be found again.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ShardCommit {
     /// Rows new in the head.
-    pub head_added: Vec<(ChunkId, Embedding)>,
+    pub head_added: Vec<IndexRow>,
     /// Rows that left the head: deleted or sealed.
     pub head_removed: Vec<ChunkId>,
     /// Rows (segment, row) that died in segments.
@@ -44,7 +78,7 @@ pub struct ShardCommit {
 #[derive(Clone, Debug, Default)]
 pub struct ShardState {
     /// Rows of the head.
-    pub head: Vec<(ChunkId, Embedding)>,
+    pub head: Vec<IndexRow>,
     /// Sealed segments.
     pub segments: Vec<SegmentManifest>,
     /// Dead rows of segments.
@@ -87,7 +121,7 @@ impl Effort {
 }
 
 /// What a search asks for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Search {
     /// How many hits.
     pub k: usize,
@@ -95,6 +129,8 @@ pub struct Search {
     pub effort: Option<Effort>,
     /// When to answer with what has been found so far.
     pub until: Option<Instant>,
+    /// Which rows may be hits; `None`: all.
+    pub filter: Option<Arc<Filter>>,
 }
 
 impl Search {
@@ -104,6 +140,7 @@ impl Search {
             k,
             effort: Some(Effort::NOMINAL),
             until: None,
+            filter: None,
         }
     }
 
@@ -154,9 +191,9 @@ pub struct IndexError {
 /// The read half: immutable, shared by queries, no locks.
 ///
 /// Obligations, checked by [`vector_index_contract`]:
-/// - only rows live at its epoch are found;
+/// - only rows live at its epoch that pass the filter are found;
 /// - hits are sorted by descending score, equal scores by chunk id, none twice;
-/// - `k` beyond the live rows gives them all (an approximate search may miss some);
+/// - `k` beyond those rows gives them all (an approximate search may miss some);
 /// - without an effort the hits are the true ones;
 /// - the same search of the same read half gives the same hits, however many are asked together.
 pub trait VectorIndexRead: Send + Sync {
@@ -174,6 +211,8 @@ pub trait VectorIndexRead: Send + Sync {
         let found = self.search_all(&[query], search);
         found.into_iter().next().unwrap_or_default()
     }
+    /// The live rows that have some of these terms, each of which stands there once.
+    fn matches(&self, terms: &[Term]) -> Box<dyn TermMatches + '_>;
     /// The stored vector of a live row.
     fn vector(&self, chunk: &ChunkId) -> Option<Embedding>;
     /// The inner product of a query with a live row, as a search would give it.
@@ -209,7 +248,7 @@ pub trait VectorIndex: Send {
     /// Removes a row.
     fn remove(&mut self, chunk: &ChunkId);
     /// Adds a row.
-    fn insert(&mut self, chunk: ChunkId, vector: Embedding);
+    fn insert(&mut self, row: IndexRow);
     /// Closes an epoch.
     ///
     /// # Errors
@@ -253,10 +292,10 @@ impl ShardState {
     /// Applies a commit, as the store does: for tests and for the contract.
     pub fn apply(&mut self, commit: &ShardCommit) {
         self.head
-            .retain(|(chunk, _)| !commit.head_removed.contains(chunk));
-        for (chunk, vector) in &commit.head_added {
-            self.head.retain(|(held, _)| held != chunk);
-            self.head.push((*chunk, vector.clone()));
+            .retain(|row| !commit.head_removed.contains(&row.chunk));
+        for row in &commit.head_added {
+            self.head.retain(|held| held.chunk != row.chunk);
+            self.head.push(row.clone());
         }
         self.segments.extend(commit.segments_added.iter().cloned());
         self.tombstones.extend(&commit.tombstones);
@@ -288,186 +327,4 @@ pub fn vector_index_contract(
     check.churn(rows / 10, 99);
     check.close_and_compare(recall_min);
     check.old_readers_did_not_move(recall_min);
-}
-
-mod contract {
-    //! The contract's body: a seeded churn compared with brute force.
-
-    use super::*;
-    use crate::quantize;
-    use std::collections::{BTreeMap, HashSet};
-    use std::path::PathBuf;
-
-    const DIMENSION: usize = 32;
-    type Live = BTreeMap<ChunkId, Embedding>;
-
-    pub(super) struct Check<'a> {
-        factory: &'a dyn VectorIndexFactory,
-        directory: PathBuf,
-        index: Box<dyn VectorIndex>,
-        state: ShardState,
-        live: Live,
-        old: Vec<(Arc<dyn VectorIndexRead>, Live)>,
-        seed: u64,
-    }
-
-    impl<'a> Check<'a> {
-        pub(super) fn new(factory: &'a dyn VectorIndexFactory, directory: &Path) -> Self {
-            let state = ShardState::default();
-            let index = factory
-                .open(directory, DIMENSION, state.clone())
-                .expect("an empty shard");
-            let (live, old) = (Live::new(), Vec::new());
-            Self {
-                factory,
-                directory: directory.into(),
-                index,
-                state,
-                live,
-                old,
-                seed: 7,
-            }
-        }
-
-        /// xorshift64: enough for test data, the same everywhere.
-        fn random(&mut self) -> u64 {
-            self.seed ^= self.seed << 13;
-            self.seed ^= self.seed >> 7;
-            self.seed ^= self.seed << 17;
-            self.seed
-        }
-
-        fn random_unit_vector(&mut self) -> Vec<f32> {
-            let raw: Vec<f32> = (0..DIMENSION)
-                .map(|_| (self.random() % 2001) as f32 / 1000.0 - 1.0)
-                .collect();
-            let norm = raw.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-6);
-            raw.iter().map(|x| x / norm).collect()
-        }
-
-        pub(super) fn churn(&mut self, inserts: usize, round: u64) {
-            let gone: Vec<ChunkId> = self
-                .live
-                .keys()
-                .copied()
-                .filter(|id| (u64::from(id.0[0]) + round).is_multiple_of(5))
-                .collect();
-            for chunk in gone {
-                self.index.remove(&chunk);
-                self.live.remove(&chunk);
-            }
-            self.index.remove(&ChunkId([0; 16]));
-            for _ in 0..inserts {
-                let (a, b) = (self.random(), self.random());
-                let mut id = [0; 16];
-                id[..8].copy_from_slice(&a.to_le_bytes());
-                id[8..].copy_from_slice(&b.to_le_bytes());
-                let vector = quantize(&self.random_unit_vector());
-                self.index.insert(ChunkId(id), vector.clone());
-                self.live.insert(ChunkId(id), vector);
-            }
-        }
-
-        pub(super) fn close_and_compare(&mut self, recall_min: f64) {
-            let closed = self.index.close_epoch().expect("an epoch");
-            self.state.apply(&closed.commit);
-            let live = self.live.clone();
-            self.compare(&*closed.read, &live, recall_min);
-            self.old.push((closed.read, live));
-        }
-
-        fn compare(&mut self, read: &dyn VectorIndexRead, live: &Live, recall_min: f64) {
-            assert_eq!(read.rows(), live.len(), "live rows");
-            let (mut found, mut wanted) = (0, 0);
-            let queries: Vec<Vec<f32>> = (0..20).map(|_| self.random_unit_vector()).collect();
-            let together: Vec<&[f32]> = queries.iter().map(Vec::as_slice).collect();
-            let together = read.search_all(&together, &Search::best(10));
-            for (query, together) in queries.into_iter().zip(together) {
-                let answer = read.search(&query, &Search::best(10));
-                assert_eq!(answer, together, "alone and together");
-                assert!(!answer.is_partial, "there was time");
-                let hits = answer.hits;
-                let ordered = |pair: &[ScoredChunk]| {
-                    pair[0].score > pair[1].score
-                        || (pair[0].score == pair[1].score && pair[0].chunk < pair[1].chunk)
-                };
-                assert!(
-                    hits.windows(2).all(ordered),
-                    "order or duplicates: {hits:?}"
-                );
-                for hit in &hits {
-                    let vector = live.get(&hit.chunk).expect("only live rows are found");
-                    assert!(
-                        (dot(&query, vector) - hit.score).abs() < 2e-3,
-                        "score of {hit:?}"
-                    );
-                    assert_eq!(read.vector(&hit.chunk).as_ref(), Some(vector));
-                    assert_eq!(read.score(&query, &hit.chunk), Some(hit.score));
-                }
-                let mut exact: Vec<(f32, ChunkId)> = live
-                    .iter()
-                    .map(|(id, vector)| (dot(&query, vector), *id))
-                    .collect();
-                exact.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-                exact.truncate(10);
-                let true_hits = read.search(&query, &Search::exact(10)).hits;
-                let scores = true_hits.iter().map(|hit| hit.score);
-                let is_close =
-                    |(score, exact): (f32, &(f32, ChunkId))| (score - exact.0).abs() < 2e-3;
-                assert_eq!(true_hits.len(), exact.len(), "true hits");
-                assert!(scores.zip(&exact).all(is_close), "true hits: {true_hits:?}");
-                let got: HashSet<ChunkId> = hits.iter().map(|hit| hit.chunk).collect();
-                wanted += exact.len();
-                found += exact.iter().filter(|(_, id)| got.contains(id)).count();
-            }
-            let recall = if wanted == 0 {
-                1.0
-            } else {
-                found as f64 / wanted as f64
-            };
-            assert!(
-                recall >= recall_min,
-                "recall {recall} of {} rows",
-                live.len()
-            );
-            let all = read.search(&[0.5; DIMENSION], &Search::best(10_000_000));
-            assert!(all.hits.len() <= live.len());
-            let bad: [&[f32]; 2] = [&[0.5; DIMENSION + 1], &[f32::NAN; DIMENSION]];
-            for found in read.search_all(&bad, &Search::best(10)) {
-                assert_eq!(found, Found::default(), "a query that is none");
-            }
-            let late = Search {
-                until: Some(Instant::now()),
-                ..Search::best(10)
-            };
-            let found = read.search(&[0.5; DIMENSION], &late);
-            assert!(found.is_partial || live.is_empty(), "no time at all");
-        }
-
-        pub(super) fn reopen(&mut self) {
-            let read = self
-                .factory
-                .read(&self.directory, DIMENSION, self.state.clone())
-                .expect("the committed state can be looked at");
-            assert_eq!(read.rows(), self.live.len(), "rows of a shard looked at");
-            self.index = self
-                .factory
-                .open(&self.directory, DIMENSION, self.state.clone())
-                .expect("the committed state opens again");
-        }
-
-        pub(super) fn old_readers_did_not_move(&mut self, recall_min: f64) {
-            for (read, live) in std::mem::take(&mut self.old) {
-                self.compare(&*read, &live, recall_min);
-            }
-        }
-    }
-
-    fn dot(query: &[f32], vector: &Embedding) -> f32 {
-        query
-            .iter()
-            .zip(vector.0.iter())
-            .map(|(x, y)| x * y.to_f32())
-            .sum()
-    }
 }
