@@ -289,6 +289,7 @@ fn what_the_index_does_not_keep_is_refused_with_the_way_out() {
         ("    filterable: [years]", "did you mean `year`?"),
         ("    filterable: [year, year]", "`year` is named twice"),
         ("    keywords: {language: klingon}", "klingon"),
+        ("    quantization: sq4", "did you mean `sq8`?"),
     ] {
         let config = write_config(directory.path(), port, fields);
         let (code, out, error) = call(&["validate"], &config, &[]);

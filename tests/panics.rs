@@ -153,7 +153,10 @@ fn child() {
             });
             index.embedder = Arc::new(WatchedEmbedder { inner, before });
         }
-        _ => plan.index_factory = Arc::new(Panicking::new(plan.index_factory.clone(), at)),
+        _ => {
+            let index = &mut plan.indexes[0];
+            index.factory = Arc::new(Panicking::new(index.factory.clone(), at));
+        }
     }
     let pipeline = Pipeline::start(plan, ReadMode::UntilCaughtUp).unwrap();
     pipeline.join().unwrap();

@@ -141,8 +141,9 @@ fn plan(state: &Path, renewals: &Arc<AtomicUsize>, recall: f64) -> Plan {
     };
     let mut plan = pipeline.plan(state, vec![("pages", Box::new(script()))]);
     let renewals = renewals.clone();
-    let inner = plan.index_factory.clone();
-    plan.index_factory = Arc::new(Lossy { inner, renewals });
+    let index = &mut plan.indexes[0];
+    let inner = index.factory.clone();
+    index.factory = Arc::new(Lossy { inner, renewals });
     plan
 }
 

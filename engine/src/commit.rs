@@ -224,6 +224,7 @@ impl Committer<'_> {
         let changes: usize = complete.values().map(|meta| meta.changed_at.len()).sum();
         totals.changes.fetch_add(changes as u64, Ordering::Relaxed);
         telemetry::committed(self.state, &done.embedded_by_index, &done.reused_by_index);
+        telemetry::shard_pauses(self.state, &done.pauses);
         self.tell_indexes(&done.segments_built);
         telemetry::dead_letters(&done.dead_letters, done.dropped_letters);
         let untold = done
@@ -243,6 +244,7 @@ impl Committer<'_> {
 struct Done {
     shards: Vec<(PlanIndex, u32, Arc<dyn VectorIndexRead>)>,
     removed_files: Vec<PathBuf>,
+    pauses: Vec<(PlanIndex, Duration)>,
     segments_built: BTreeMap<PlanIndex, Vec<u32>>,
     embedded_by_index: BTreeMap<PlanIndex, u64>,
     reused_by_index: BTreeMap<PlanIndex, u64>,
@@ -259,6 +261,8 @@ struct Transaction<'a> {
     /// Keys of the segments.
     removed_segments: Vec<Vec<u8>>,
     removed_files: Vec<PathBuf>,
+    /// How long closing shards kept the workers.
+    pauses: Vec<(PlanIndex, Duration)>,
     /// Rows of each new segment.
     segments_built: BTreeMap<PlanIndex, Vec<u32>>,
     tombstones: BTreeSet<Vec<u8>>,
@@ -283,6 +287,7 @@ impl<'a> Transaction<'a> {
             shards: BTreeMap::new(),
             removed_segments: Vec::new(),
             removed_files: Vec::new(),
+            pauses: Vec::new(),
             segments_built: BTreeMap::new(),
             tombstones: BTreeSet::new(),
             embedding: Duration::ZERO,
@@ -371,7 +376,9 @@ impl<'a> Transaction<'a> {
                 shard,
                 read,
                 commit,
+                pause,
             } => {
+                self.pauses.push((index, pause));
                 self.apply_shard(index, shard, &commit);
                 self.shards.insert((index, shard), read);
             }
@@ -543,6 +550,7 @@ impl<'a> Transaction<'a> {
                 .map(|((at, no), read)| (at, no, read))
                 .collect(),
             removed_files: self.removed_files,
+            pauses: self.pauses,
             segments_built: self.segments_built,
             embedded_by_index: self.embedded,
             reused_by_index,

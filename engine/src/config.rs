@@ -8,7 +8,7 @@
 
 use crate::budget::CommitConfig;
 use crate::dead_letters_section::{LoadedDeadLetters, describe};
-use crate::index_config::{IndexConfig, check_filterable};
+use crate::index_config::{IndexConfig, check_filterable, check_quantization};
 use crate::plan::{Plan, PlannedDeadLetters, PlannedDocuments, PlannedIndex, PlannedSource};
 use crate::registry::{AnyChunkerConfig, AnySourceConfig, Registry};
 use crate::replay::Redecoders;
@@ -187,6 +187,7 @@ impl LoadedConfig {
         let chunkers = check.chunkers();
         check.embedders();
         check.filterable();
+        check.quantizations();
         check.server();
         let dead_letters = LoadedDeadLetters::check(&document, &mut report, registry);
         if !report.is_empty() {
@@ -363,7 +364,6 @@ impl LoadedConfig {
             sources,
             documents,
             indexes,
-            index_factory: registry.index.clone(),
             dead_letters,
             commit: self.config.commit,
             room: RoomLimits {
@@ -451,6 +451,7 @@ fn open_indexes(
                     embedder,
                     shards: index.shards,
                     recall: index.recall,
+                    factory: index.factory(registry),
                     fields: index.fields(),
                 });
             }
@@ -639,6 +640,15 @@ impl Check<'_> {
         for name in self.names("indexes") {
             let problems = check_filterable(self.document, &name);
             problems
+                .into_iter()
+                .for_each(|problem| self.report.push(problem));
+        }
+    }
+
+    fn quantizations(&mut self) {
+        for name in self.names("indexes") {
+            let problem = check_quantization(self.document, &name, self.registry);
+            problem
                 .into_iter()
                 .for_each(|problem| self.report.push(problem));
         }

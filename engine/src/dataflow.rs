@@ -61,7 +61,7 @@ impl Parts {
                         shard_state_with_fields(&*held, &planned.name, shard, &planned.fields)?;
                     let directory = state.shard_directory(&planned.name, shard);
                     let dimension = planned.embedder.identity().dimension;
-                    Ok(Some(plan.index_factory.open(&directory, dimension, held)?))
+                    Ok(Some(planned.factory.open(&directory, dimension, held)?))
                 })
                 .collect::<Result<_, ShardError>>()?;
             indexes.push(IndexParts {

@@ -2,12 +2,13 @@
 //!
 //! Invariant: a field that can be filtered by is one that the documents' metadata has.
 
+use crate::registry::{IndexType, Registry};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 use std::sync::Arc;
 use vectide_config::{Document, Name, Problem};
-use vectide_model::EmbedConfig;
+use vectide_model::{EmbedConfig, VectorIndexFactory};
 use vectide_operators::{Analyzer, FieldPlan, Language};
 
 /// An entry of `indexes:`.
@@ -29,6 +30,11 @@ pub struct IndexConfig {
     #[serde(default = "default_recall")]
     #[schemars(range(min = 0.5, max = 1.0))]
     pub recall: f64,
+    /// How sealed vectors are found: `pq` (product codes, 48 bytes a row), `sq8` (a byte a component, in
+    /// memory), `fp16` (two bytes a component, in memory) or `flat` (every query looks at every row). May
+    /// change: segments are found as they were made.
+    #[serde(default)]
+    pub quantization: Option<String>,
     /// Fields of the documents' metadata that queries can be filtered by: names, or paths such as
     /// `owner.team`; fixed for the life of a state.
     #[serde(default)]
@@ -55,6 +61,15 @@ fn default_recall() -> f64 {
 }
 
 impl IndexConfig {
+    /// What opens its shards.
+    pub(crate) fn factory(&self, registry: &Registry) -> Arc<dyn VectorIndexFactory> {
+        let named = |it: &&IndexType| Some(it.name) == self.quantization.as_deref();
+        let chosen = registry.indexes.iter().find(named);
+        let chosen = chosen.or(registry.indexes.first());
+        let chosen = chosen.unwrap_or_else(|| panic!("the registry has no index"));
+        chosen.factory.clone()
+    }
+
     /// What is kept of rows besides vectors.
     pub(crate) fn fields(&self) -> Arc<FieldPlan> {
         let filterable = self.filterable.iter().map(|field| field.as_str().into());
@@ -63,6 +78,27 @@ impl IndexConfig {
             analyzer: self.keywords.map(|it| Analyzer::new(it.language)),
         })
     }
+}
+
+/// The fault in the way that an index finds vectors.
+pub(crate) fn check_quantization(
+    document: &Document,
+    index: &Name,
+    registry: &Registry,
+) -> Option<Problem> {
+    let path = format!("indexes.{index}.quantization");
+    let name = document.value_at(path.as_str())?.as_str()?;
+    let names = registry.indexes.iter().map(|it| it.name);
+    if names.clone().any(|known| known == name) {
+        return None;
+    }
+    let allowed = names.clone().collect::<Vec<_>>().join(" | ");
+    let fact = format!("`{name}` is no way to find vectors");
+    let problem = document.problem(path.as_str(), fact).allowed(allowed);
+    Some(match vectide_config::nearest(name, names) {
+        Some(nearest) => problem.hint(format!("did you mean `{nearest}`?")),
+        None => problem,
+    })
 }
 
 /// The faults in the fields that an index can be filtered by.

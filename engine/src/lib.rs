@@ -56,7 +56,7 @@ pub use plan::{Plan, PlannedDeadLetters, PlannedDocuments, PlannedIndex, Planned
 pub use rebuild::{IndexEstimate, RebuildEstimate, estimate_rebuild, rebuild};
 pub use registry::{
     AnyChunkerConfig, AnyDeadLetterSinkConfig, AnySourceConfig, ChunkerType, DeadLetterSinkType,
-    EmbedderType, Registry, SourceType,
+    EmbedderType, IndexType, Registry, SourceType,
 };
 pub use replay::{Redecoders, Refusal, ReplayReport, replay};
 pub use room::RoomLimits;

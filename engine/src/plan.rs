@@ -28,8 +28,6 @@ pub struct Plan {
     pub documents: Vec<PlannedDocuments>,
     /// Indexes by number.
     pub indexes: Vec<PlannedIndex>,
-    /// Opens shards.
-    pub index_factory: Arc<dyn VectorIndexFactory>,
     /// Where dead letters go.
     pub dead_letters: PlannedDeadLetters,
     /// When changes become durable and visible.
@@ -99,6 +97,8 @@ pub struct PlannedIndex {
     pub embedder: Arc<dyn Embedder>,
     /// Number of shards.
     pub shards: u32,
+    /// Opens its shards. Another one may go on with a state: segments are found as they were made.
+    pub factory: Arc<dyn VectorIndexFactory>,
     /// What is kept of rows besides vectors.
     pub fields: Arc<FieldPlan>,
     /// The share of the true hits that its searches promise to find; 1: all are looked at.
@@ -118,7 +118,6 @@ pub(crate) struct Derivation {
     pub(crate) sources: Vec<Arc<str>>,
     pub(crate) documents: Vec<PlannedDocuments>,
     pub(crate) indexes: Vec<PlannedIndex>,
-    pub(crate) index_factory: Arc<dyn VectorIndexFactory>,
     pub(crate) fingerprint: BTreeMap<String, String>,
 }
 
@@ -130,7 +129,6 @@ impl Plan {
             sources: sources.collect(),
             documents: self.documents.clone(),
             indexes: self.indexes.clone(),
-            index_factory: self.index_factory.clone(),
             fingerprint: self.fingerprint(),
         }
     }

@@ -18,8 +18,16 @@ pub struct Registry {
     pub embedders: Vec<EmbedderType>,
     /// Places for dead letters, by the field that chooses each.
     pub dead_letter_sinks: Vec<DeadLetterSinkType>,
-    /// The vector index.
-    pub index: Arc<dyn VectorIndexFactory>,
+    /// Ways of keeping vectors; the first is that of an index that says nothing.
+    pub indexes: Vec<IndexType>,
+}
+
+/// A way of keeping vectors.
+pub struct IndexType {
+    /// Its name.
+    pub name: &'static str,
+    /// Opens shards.
+    pub factory: Arc<dyn VectorIndexFactory>,
 }
 
 /// A source's configuration, its type forgotten.

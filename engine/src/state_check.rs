@@ -178,7 +178,7 @@ impl Check<'_> {
             };
             self.report.segments += held.segments.len() as u64;
             let directory = shard_directory(&self.plan.state_directory, &index.name, shard);
-            match self.plan.index_factory.read(&directory, dimension, held) {
+            match index.factory.read(&directory, dimension, held) {
                 Ok(read) => {
                     self.report.vectors += read.rows() as u64;
                     Some(read)

@@ -8,7 +8,7 @@ use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gau
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use vectide_model::{DeadLetterReason, Effort, VectorIndexRead};
 use vectide_operators::PlanIndex;
 
@@ -30,9 +30,11 @@ pub(crate) fn install() -> Option<&'static PrometheusHandle> {
     let handle = HANDLE.get_or_init(|| {
         let freshness = Matcher::Full("vectide_freshness_seconds".into());
         let query = Matcher::Full("vectide_query_duration_seconds".into());
+        let pause = Matcher::Full("vectide_shard_pause_seconds".into());
         let handle = PrometheusBuilder::new()
             .set_buckets_for_metric(freshness, &FRESHNESS_BUCKETS_SECONDS)
             .and_then(|it| it.set_buckets_for_metric(query, &QUERY_BUCKETS_SECONDS))
+            .and_then(|it| it.set_buckets_for_metric(pause, &QUERY_BUCKETS_SECONDS))
             .and_then(PrometheusBuilder::install_recorder)
             .ok();
         describe();
@@ -74,6 +76,10 @@ fn describe() {
     describe_gauge!(
         "vectide_index_segment_bytes",
         "Bytes of the files of an index's segments"
+    );
+    describe_histogram!(
+        "vectide_shard_pause_seconds",
+        "How long closing an epoch of a shard kept its worker, by index"
     );
     describe_counter!(
         "vectide_segments_built_total",
@@ -144,6 +150,14 @@ pub(crate) fn index(name: &str, shards: &[Arc<dyn VectorIndexRead>], built: &[u3
     let rows = built.iter().copied().map(u64::from).sum();
     counter!("vectide_segments_built_total", "index" => name()).increment(built.len() as u64);
     counter!("vectide_segment_rows_built_total", "index" => name()).increment(rows);
+}
+
+/// Notes how long closing shards kept the workers.
+pub(crate) fn shard_pauses(state: &State, pauses: &[(PlanIndex, Duration)]) {
+    for (index, pause) in pauses {
+        let name = state.names().indexes[usize::from(*index)].to_string();
+        histogram!("vectide_shard_pause_seconds", "index" => name).record(pause.as_secs_f64());
+    }
 }
 
 /// Sets what is known of an index's recall: its mean and half the width of its interval.

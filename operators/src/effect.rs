@@ -92,6 +92,8 @@ pub enum Effect {
         read: Arc<dyn VectorIndexRead>,
         /// What has to be committed.
         commit: Arc<ShardCommit>,
+        /// How long closing it kept the worker.
+        pause: Duration,
     },
     /// A shard could not close the epoch, which can't be committed then.
     ShardFailed(IndexError),

@@ -7,6 +7,7 @@ use crate::effect::{Effect, PlanIndex};
 use crate::embed::ChunkVector;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Instant;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::operator::Operator;
@@ -127,12 +128,14 @@ fn apply(index: PlanIndex, shards: &mut OwnedShards, vectors: Vec<ChunkVector>) 
 }
 
 fn close(index: PlanIndex, shards: &mut OwnedShards, shard: u32) -> Option<Effect> {
+    let start = Instant::now();
     Some(match shards.get_mut(&shard)?.close_epoch() {
         Ok(closed) => Effect::Shard {
             index,
             shard,
             read: closed.read,
             commit: Arc::new(closed.commit),
+            pause: start.elapsed(),
         },
         Err(error) => Effect::ShardFailed(error),
     })

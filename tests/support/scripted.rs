@@ -172,7 +172,6 @@ impl ScriptedPipeline {
             sources: Vec::new(),
             documents: Vec::new(),
             indexes: Vec::new(),
-            index_factory: registry.index.clone(),
             dead_letters: PlannedDeadLetters::default(),
             commit: CommitConfig::default(),
             room: RoomLimits::default(),
@@ -203,6 +202,7 @@ impl ScriptedPipeline {
                 embedder: self.embedder.clone(),
                 shards: self.shards,
                 recall: self.recall,
+                factory: registry.indexes[0].factory.clone(),
                 fields: Arc::new(self.fields.clone()),
             });
         }

@@ -6,8 +6,10 @@ use vectide_connectors::{
     DirectoryConfig, FilesConfig, JsonlConfig, KafkaConfig, PostgresConfig, TopicConfig,
 };
 use vectide_encoder::{hashing, minilm};
-use vectide_engine::{ChunkerType, DeadLetterSinkType, EmbedderType, Registry, SourceType};
-use vectide_faiss::FaissFactory;
+use vectide_engine::{
+    ChunkerType, DeadLetterSinkType, EmbedderType, IndexType, Registry, SourceType,
+};
+use vectide_faiss::{FaissFactory, FaissOptions, Quantization};
 use vectide_operators::chunk::{StructuredConfig, WholeConfig};
 
 /// The components of this program.
@@ -42,6 +44,22 @@ pub fn registry() -> Registry {
             DeadLetterSinkType::of::<DirectoryConfig>(),
             DeadLetterSinkType::of::<TopicConfig>(),
         ],
-        index: Arc::new(FaissFactory::default()),
+        indexes: vec![
+            faiss("pq", Quantization::Pq),
+            faiss("sq8", Quantization::Sq8),
+            faiss("fp16", Quantization::Fp16),
+            faiss("flat", Quantization::Flat),
+        ],
+    }
+}
+
+fn faiss(name: &'static str, quantization: Quantization) -> IndexType {
+    let options = FaissOptions {
+        quantization,
+        ..FaissOptions::default()
+    };
+    IndexType {
+        name,
+        factory: Arc::new(FaissFactory::new(options)),
     }
 }

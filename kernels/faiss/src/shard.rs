@@ -78,6 +78,8 @@ pub(crate) struct Shard {
     merging: Option<Merging>,
     next_id: u64,
     touched: FxHashMap<ChunkId, Touched>,
+    /// Whether rows came or went since the last epoch.
+    has_changed: bool,
     tombstones: Vec<(SegmentId, u32)>,
     added: Vec<SegmentManifest>,
     removed: Vec<SegmentManifest>,
@@ -113,6 +115,7 @@ impl Shard {
             merging: None,
             next_id,
             touched: FxHashMap::default(),
+            has_changed: false,
             tombstones: Vec::new(),
             added: Vec::new(),
             removed: Vec::new(),
@@ -419,8 +422,11 @@ impl Shard {
         let live = sizes.iter().map(|size| size.live).sum();
         let is_training_due = self.is_training_due(live);
         let first = || (0..alive.len().min(tiers::FAN_IN)).collect();
+        let is_idle = !self.has_changed && self.frozen.is_empty();
         let planned = tiers::plan(&sizes, self.options.head_rows_max);
-        let Some(chosen) = planned.or_else(|| is_training_due.then(first)) else {
+        let planned = planned.or_else(|| is_training_due.then(first));
+        let planned = planned.or_else(|| is_idle.then(|| tiers::plan_idle(&sizes)).flatten());
+        let Some(chosen) = planned else {
             return Ok(());
         };
         let inputs: Vec<Held> = chosen.into_iter().map(|at| alive[at].clone()).collect();
@@ -456,10 +462,11 @@ pub(crate) fn check_dimension(vector: &Embedding, dimension: usize) -> Result<()
 
 impl VectorIndex for Shard {
     fn remove(&mut self, chunk: &ChunkId) {
-        self.detach(chunk);
+        self.has_changed |= self.detach(chunk);
     }
 
     fn insert(&mut self, row: IndexRow) {
+        self.has_changed = true;
         self.detach(&row.chunk);
         self.push(&row);
         let touched = Touched {
@@ -483,6 +490,7 @@ impl VectorIndex for Shard {
         let commit = self.commit();
         let read = Arc::new(self.snapshot());
         self.start_merge()?;
+        self.has_changed = false;
         Ok(ClosedShard { read, commit })
     }
 

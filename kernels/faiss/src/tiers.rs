@@ -3,7 +3,8 @@
 //! Segments fall into tiers by their live rows, each tier [`FAN_IN`] times the size of the one
 //! below. A tier that has filled up is merged into one segment of the next, so that each row is
 //! written once a tier; a segment with many dead rows or of an earlier generation is written anew; and a
-//! shard with too many segments merges its smallest.
+//! shard with too many segments merges its smallest. A shard that has stopped changing merges those of near
+//! sizes, too: a query looks into each.
 //!
 //! Invariant: with no new rows, planning and merging ends, at no more than [`SEGMENTS_MAX`] segments
 //! and none with [`DEAD_SHARE_MAX`] dead rows or more.
@@ -16,6 +17,10 @@ const MERGED_AT_ONCE_MAX: usize = 32;
 pub(crate) const SEGMENTS_MAX: usize = 8;
 /// Dead rows of 100 that make a segment worth writing anew: they cost time in every search.
 pub(crate) const DEAD_SHARE_MAX: usize = 20;
+
+/// How many times as large as all smaller ones together a segment may be to be merged with them when nothing
+/// changes: a row is written anew only when a quarter as many have come.
+const IDLE_GROWTH: usize = 4;
 
 /// What the plan depends on.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +60,23 @@ pub(crate) fn plan(sizes: &[Size], head_rows_max: usize) -> Option<Vec<usize>> {
         return Some(vec![*due]);
     }
     (sizes.len() > SEGMENTS_MAX).then(|| order[..FAN_IN].to_vec())
+}
+
+/// The segments to build one of when there is nothing else to do and nothing changes: the smallest, as many as
+/// are not too large for those before them.
+pub(crate) fn plan_idle(sizes: &[Size]) -> Option<Vec<usize>> {
+    let mut order: Vec<usize> = (0..sizes.len()).collect();
+    order.sort_by_key(|at| (sizes[*at].live, *at));
+    let (mut smaller, mut chosen) = (0, 0);
+    for (at, number) in order.iter().enumerate() {
+        let live = sizes[*number].live;
+        if at > 0 && live <= smaller * IDLE_GROWTH {
+            chosen = at + 1;
+        }
+        smaller += live;
+    }
+    order.truncate(chosen);
+    (chosen > 0).then_some(order)
 }
 
 #[cfg(test)]
@@ -121,6 +143,14 @@ mod tests {
             }
             prop_assert!(sizes.len() <= SEGMENTS_MAX);
             prop_assert!(sizes.iter().all(|size| !size.is_worn() && !size.is_stale));
+            while let Some(chosen) = plan_idle(&sizes) {
+                prop_assert!(chosen.len() > 1);
+                merge(&mut sizes, &chosen);
+            }
+            sizes.sort_by_key(|size| size.live);
+            let grows = |pair: &[Size]| pair[1].live > pair[0].live * IDLE_GROWTH;
+            prop_assert!(sizes.windows(2).all(grows), "{sizes:?}");
+            prop_assert_eq!(plan(&sizes, 1000), None);
         }
     }
 }
