@@ -1,16 +1,20 @@
 //! How fast text becomes vectors here: tokens a second, the latency of a query beside bulk work, and
 //! how much of the processor's arithmetic the products use.
 //!
-//! `cargo bench -p vectide-encoder`. Throughput and shares are also given by the threads' own time,
+//! `cargo bench -p vectide-encoder --bench encoder`. Throughput and shares are also given by the threads' own time,
 //! which other programs do not disturb; latencies mean something on a quiet machine only.
+
+#[path = "support/thread_time.rs"]
+mod thread_time;
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use thread_time::thread_time;
+use vectide_encoder::Backend;
 use vectide_encoder::hashing::Hashing;
 use vectide_encoder::minilm::MiniLm;
-use vectide_encoder::{Backend, Tokenizer};
-use vectide_model::{Device, EmbedConfig, Embedder, Lane, OpenContext, TokenCounter};
+use vectide_model::{Device, EmbedConfig, Embedder, Lane, OpenContext};
 
 /// Floating-point operations of the products for one token, without attention: 6 layers of
 /// 2 * 384 * (1152 + 384 + 1536 + 1536).
@@ -83,37 +87,9 @@ fn main() {
         bulk(&model, backend, if is_best { 4 } else { 1 });
         if is_best {
             query_latency(&model);
-            tokenizer(model.tokenizer());
         }
     }
     hashing();
-}
-
-/// Seconds that the calling thread has computed. Unlike the clock on the wall it does not count what
-/// other programs take, so shares of the peak mean something on a busy machine too.
-#[cfg(unix)]
-#[allow(unsafe_code)]
-fn thread_seconds() -> f64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: the pointer is to a live, writable timespec.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
-    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
-}
-
-#[cfg(not(unix))]
-fn thread_seconds() -> f64 {
-    static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
-    START.elapsed().as_secs_f64()
-}
-
-/// Runs work and returns the seconds that this thread computed on it.
-fn thread_time<T>(work: impl FnOnce() -> T) -> f64 {
-    let start = thread_seconds();
-    black_box(work());
-    thread_seconds() - start
 }
 
 fn bulk(model: &MiniLm, backend: Backend, rounds: usize) {
@@ -244,37 +220,6 @@ fn query_latency(model: &MiniLm) {
         println!("beside {threads} bulk thread(s): {}", measure());
         stop.store(true, Ordering::Relaxed);
     });
-}
-
-fn tokenizer(tokenizer: &Tokenizer) {
-    let corpus = texts(2_000, 150);
-    let japanese = vec![
-        "索引は文書の変更に合わせて更新されます。ベクトルのデータ".repeat(8);
-        500
-    ];
-    for (name, corpus) in [("English", &corpus), ("Japanese", &japanese)] {
-        let bytes: usize = corpus.iter().map(String::len).sum();
-        let mut seconds = f64::INFINITY;
-        let mut tokens = 0;
-        for _ in 0..5 {
-            let spent = thread_time(|| {
-                let counts = corpus.iter().map(|text| tokenizer.count(text));
-                tokens = counts.sum();
-            });
-            seconds = seconds.min(spent);
-        }
-        let library = thread_time(|| {
-            for text in &corpus[..corpus.len() / 10] {
-                black_box(tokenizer.encode_by_library(text)).ok();
-            }
-        });
-        let library = tokens as f64 / 10.0 / library / 1e6;
-        println!(
-            "counting {name}: {:.1} Mtok, {:.0} MB a thread's second (the library: {library:.2} Mtok)",
-            tokens as f64 / seconds / 1e6,
-            bytes as f64 / seconds / 1e6,
-        );
-    }
 }
 
 fn hashing() {

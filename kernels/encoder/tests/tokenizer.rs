@@ -3,9 +3,11 @@
 // Helpers of tests fail like tests.
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/corpora.rs"]
+mod corpora;
+
 use proptest::prelude::*;
-use std::io::Read;
-use std::path::PathBuf;
+use std::collections::HashSet;
 use std::sync::LazyLock;
 use vectide_encoder::{Tokenizer, model_files};
 use vectide_model::TokenCounter;
@@ -82,6 +84,29 @@ fn odd_texts() {
     check(&format!("{}\u{302e}\u{1d16d} b", "a-".repeat(60_000)));
 }
 
+/// A megabyte of each kind of text that breaks tokenizers.
+#[test]
+fn large_texts() {
+    for unit in [
+        " ",
+        "\0",
+        "a",
+        "\n\u{3000}\u{a0}",
+        "[SEP]",
+        "[",
+        "don't re-index (now)! ",
+        "مرحبا بالعالم ",
+        "שָׁלוֹם ",
+        "\u{202e}abc\u{202c} ",
+        "👨‍👩‍👧‍👦🇯🇵👍🏽",
+        "ガギグゲゴ日本語。",
+        "e\u{301}\u{323} ",
+        "\u{fffd}\u{feff}\u{ad}",
+    ] {
+        check(&unit.repeat((1 << 20) / unit.len()));
+    }
+}
+
 /// A text whose every stretch is beyond the library's bound must not cost its length squared.
 #[test]
 fn a_long_text_without_spaces_takes_linear_time() {
@@ -109,8 +134,11 @@ proptest! {
                 "\\PC{1,10}",
                 "[ぁ-ヿ一-龠。、]{1,12}",
                 "[\u{300}-\u{36f}\u{302a}-\u{302f}\u{1d165}-\u{1d172}]{1,4}",
-                Just("[SEP]".to_string()),
-                Just(" ".to_string()),
+                "(\\[SEP\\]|\\[CLS\\]|\\[MASK\\]|\\[PAD\\]|\\[UNK\\]){1,3}",
+                "[ \t\n\u{a0}\u{3000}]{1,5}",
+                "[\u{590}-\u{6ff}\u{200e}\u{200f}\u{202a}-\u{202e}]{1,10}",
+                "[\u{1f300}-\u{1faff}\u{200d}\u{fe0f}\u{1f1e6}-\u{1f1ff}]{1,6}",
+                "[\u{1100}-\u{11ff}가-힣]{1,6}",
                 Just("\u{0}".to_string()),
             ],
             0..20,
@@ -120,53 +148,30 @@ proptest! {
     }
 }
 
-fn data_folder() -> PathBuf {
-    std::env::var_os("VECTIDE_TEST_DATA").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data")),
-        PathBuf::from,
-    )
-}
-
-/// The texts of one field of a compressed file of JSON lines, every `step`-th.
-fn check_file(test: &str, file: &str, field: &str, step: usize) {
-    let path = data_folder().join(file);
-    let Ok(compressed) = std::fs::File::open(&path) else {
-        println!("skipped: {test}: {} is not there", path.display());
-        return;
-    };
-    let mut lines = String::new();
-    let mut decoder = zstd::Decoder::new(compressed).unwrap();
-    decoder.window_log_max(27).unwrap();
-    decoder.read_to_string(&mut lines).unwrap();
-    let mut texts = 0;
-    for line in lines.lines().step_by(step) {
-        let row: serde_json::Value = serde_json::from_str(line).unwrap();
-        if let Some(text) = row[field].as_str() {
-            check(text);
-            texts += 1;
-        }
+/// Whole texts of all retrieval sets, Japanese among them.
+#[test]
+fn real_texts() {
+    for corpus in &corpora::RETRIEVAL {
+        let Some(texts) = corpus.texts("real_texts") else {
+            continue;
+        };
+        texts.iter().for_each(|text| check(text));
+        println!("{} {}: {} texts", corpus.file, corpus.field, texts.len());
+        assert!(texts.len() >= 48);
     }
-    println!("{file}: {texts} texts");
-    assert!(texts > 100);
 }
 
-#[test]
-fn real_english_texts() {
-    check_file("real_english_texts", "scifact/corpus.jsonl.zst", "text", 3);
-}
-
-#[test]
-fn real_japanese_texts() {
-    check_file(
-        "real_japanese_texts",
-        "jaquad-dev/corpus.jsonl.zst",
-        "text",
-        3,
-    );
-}
-
+/// Thousands of documents in a dozen languages with their markup. Versions share most of their
+/// lines, and a line's end is white space, beyond which no character has an effect: so each
+/// distinct line is compared once, and a few documents as a whole.
 #[test]
 fn real_documents_in_many_languages() {
-    let file = "otel-docs-changes/events.jsonl.zst";
-    check_file("real_documents_in_many_languages", file, "content", 40);
+    let Some(texts) = corpora::OTEL.texts("real_documents_in_many_languages") else {
+        return;
+    };
+    texts.iter().step_by(200).for_each(|text| check(text));
+    let lines: HashSet<&str> = texts.iter().flat_map(|text| text.lines()).collect();
+    lines.iter().for_each(|line| check(line));
+    println!("{} documents, {} distinct lines", texts.len(), lines.len());
+    assert!(lines.len() > 100_000);
 }
