@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use vectide_app::registry::registry;
-use vectide_model::{Device, EmbedConfig, Embedder, Lane, OpenContext};
+use vectide_model::{EmbedConfig, Embedder, Lane, OpenContext};
 
 const MODEL: &str = "all-MiniLM-L6-v2";
 
@@ -11,12 +11,7 @@ const TEXTS_PER_CALL: usize = 32;
 
 /// The model, on whatever this machine has.
 pub(crate) fn embedder() -> Arc<dyn Embedder> {
-    let config = EmbedConfig {
-        model: MODEL.into(),
-        device: Device::Auto,
-        path: None,
-        dimensions: None,
-    };
+    let config = EmbedConfig::named(MODEL);
     let context = OpenContext {
         config_dir: ".".into(),
     };

@@ -128,10 +128,8 @@ impl ScriptedPipeline {
     pub fn with_model(model: &str, workers: usize, shards: u32) -> Self {
         let registry = vectide_app::registry::registry();
         let config = EmbedConfig {
-            model: model.into(),
             device: vectide_model::Device::Cpu,
-            path: None,
-            dimensions: None,
+            ..EmbedConfig::named(model)
         };
         let context = OpenContext {
             config_dir: ".".into(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use vectide_connectors::{
     DirectoryConfig, FilesConfig, JsonlConfig, KafkaConfig, PostgresConfig, TopicConfig,
 };
-use vectide_encoder::{hashing, minilm};
+use vectide_encoder::{bert, hashing, minilm};
 use vectide_engine::{
     ChunkerType, DeadLetterSinkType, EmbedderType, IndexType, Registry, SourceType,
 };
@@ -30,6 +30,11 @@ pub fn registry() -> Registry {
                 name: minilm::MODEL_NAME,
                 open: minilm::open,
                 locate: minilm::locate,
+            },
+            EmbedderType {
+                name: bert::MODEL_NAME,
+                open: bert::open,
+                locate: bert::locate,
             },
             EmbedderType {
                 name: hashing::MODEL_NAME,

@@ -143,18 +143,47 @@ pub enum Device {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EmbedConfig {
-    /// Name of the model: `all-MiniLM-L6-v2`, or `hashing` (for tests and engine benchmarks only).
+    /// Name of the model: `all-MiniLM-L6-v2`; `bert` for any BERT-type sentence encoder in the
+    /// folder that `path` names; or `hashing` (for tests and engine benchmarks only).
     pub model: String,
     /// Where it runs.
     #[serde(default)]
     pub device: Device,
-    /// Folder with the model's files (model.safetensors, tokenizer.json); without it the local
-    /// cache and then the download places are asked.
+    /// Folder with the model's files (model.safetensors, tokenizer.json; `bert` also needs
+    /// config.json, modules.json and 1_Pooling/config.json). Without it the local cache and then
+    /// the download places are asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
-    /// Dimensions of the vectors, for models that let one choose (`hashing`).
+    /// Dimensions of the vectors: the first so many of a Matryoshka model's, scaled to length 1
+    /// again, or any number for `hashing`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dimensions: Option<usize>,
+    /// Tokens of a text that the model looks at, special ones and the prefix included. Without it
+    /// what the model's files say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<usize>,
+    /// What stands before a query when it is embedded. Without it what the model's files say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query_prefix: Option<String>,
+    /// What stands before a chunk of a document when it is embedded. Without it what the model's
+    /// files say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passage_prefix: Option<String>,
+}
+
+impl EmbedConfig {
+    /// A model with nothing set.
+    pub fn named(model: impl Into<String>) -> Self {
+        Self {
+            model: model.into(),
+            device: Device::Auto,
+            path: None,
+            dimensions: None,
+            max_tokens: None,
+            query_prefix: None,
+            passage_prefix: None,
+        }
+    }
 }
 
 /// Opens an embedder by its configuration.

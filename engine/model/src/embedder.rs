@@ -48,19 +48,21 @@ impl Embedding {
 /// Which model made a vector.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelIdentity {
-    /// The name in the configuration.
+    /// The name in the configuration, or that of the folder with the model's files.
     pub name: String,
-    /// Changes whenever the same text could get another vector: part of the cache's key.
+    /// Changes whenever the same text could get another vector in [`Lane::Bulk`]: part of the
+    /// cache's key. Vectors of queries are not kept.
     pub fingerprint: String,
     /// Dimensions of a vector.
     pub dimension: usize,
-    /// Tokens of a text that the model looks at, special ones included.
+    /// Tokens of a document's text that the model looks at, special ones included.
     pub tokens_max: usize,
     /// Where it runs, for a person: `cpu (avx2)`.
     pub device: String,
 }
 
-/// Who is waiting.
+/// Who is waiting, which also says what the texts are: some models put another prefix before a query
+/// than before a passage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
     /// A person's query: goes before all bulk work.
@@ -79,7 +81,7 @@ pub struct EmbedError(pub String);
 /// Obligations, checked by [`embedder_contract`]:
 /// - one vector of `identity().dimension` for each text, in order, of length 1 (all zeros only for a
 ///   text without any token);
-/// - the same text gives the same vector in any batch, to 1e-5 a component;
+/// - the same text gives the same vector in any batch of a lane, to 1e-5 a component;
 /// - texts beyond `tokens_max` are cut, never an error; empty texts are allowed.
 ///
 /// Calls block and may come from many threads at once. A bulk call works in pieces small enough that
@@ -117,25 +119,22 @@ pub fn embedder_contract(embedder: &dyn Embedder) {
         "日本語の文章",
         &long,
     ];
-    let together = embedder.embed(Lane::Bulk, &texts).expect("a batch");
-    assert_eq!(together.len(), texts.len());
-    for (text, vector) in texts.iter().zip(&together) {
-        assert_eq!(vector.len(), embedder.identity().dimension);
-        let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
-        assert!(
-            (norm - 1.0).abs() < 1e-3 || (norm == 0.0 && text.is_empty()),
-            "norm {norm}"
-        );
-        let alone = embedder.embed(Lane::Query, &[text]).expect("one text");
-        for (x, y) in vector.iter().zip(&alone[0]) {
-            assert!((x - y).abs() <= 1e-5, "{x} and {y} for {:.20}", text);
+    for lane in [Lane::Bulk, Lane::Query] {
+        let together = embedder.embed(lane, &texts).expect("a batch");
+        assert_eq!(together.len(), texts.len());
+        for (text, vector) in texts.iter().zip(&together) {
+            assert_eq!(vector.len(), embedder.identity().dimension);
+            let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+            assert!(
+                (norm - 1.0).abs() < 1e-3 || (norm == 0.0 && text.is_empty()),
+                "norm {norm}"
+            );
+            let alone = embedder.embed(lane, &[text]).expect("one text");
+            for (x, y) in vector.iter().zip(&alone[0]) {
+                assert!((x - y).abs() <= 1e-5, "{x} and {y} for {:.20}", text);
+            }
         }
+        assert!(embedder.embed(lane, &[]).expect("no texts").is_empty());
     }
-    assert!(
-        embedder
-            .embed(Lane::Bulk, &[])
-            .expect("no texts")
-            .is_empty()
-    );
     assert!(embedder.bulk_threads() >= 1);
 }

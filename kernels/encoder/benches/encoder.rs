@@ -11,10 +11,9 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use thread_time::thread_time;
-use vectide_encoder::Backend;
 use vectide_encoder::hashing::Hashing;
-use vectide_encoder::minilm::MiniLm;
-use vectide_model::{Device, EmbedConfig, Embedder, Lane, OpenContext};
+use vectide_encoder::{Backend, SentenceEncoder, minilm};
+use vectide_model::{EmbedConfig, Embedder, Lane, OpenContext};
 
 /// Floating-point operations of the products for one token, without attention: 6 layers of
 /// 2 * 384 * (1152 + 384 + 1536 + 1536).
@@ -70,17 +69,12 @@ fn texts(count: usize, words: usize) -> Vec<String> {
 }
 
 fn main() {
-    let config = EmbedConfig {
-        model: "all-MiniLM-L6-v2".into(),
-        device: Device::Cpu,
-        path: None,
-        dimensions: None,
-    };
+    let config = EmbedConfig::named(minilm::MODEL_NAME);
     let context = OpenContext {
         config_dir: ".".into(),
     };
     for backend in Backend::available() {
-        let model = MiniLm::open_on(&config, &context, backend);
+        let model = minilm::open_on(&config, &context, backend);
         let model = model.unwrap_or_else(|error| panic!("{error}; {}", error.hint));
         println!("== {} ==", model.identity().device);
         let is_best = backend == Backend::best();
@@ -92,7 +86,7 @@ fn main() {
     hashing();
 }
 
-fn bulk(model: &MiniLm, backend: Backend, rounds: usize) {
+fn bulk(model: &SentenceEncoder, backend: Backend, rounds: usize) {
     let corpus = texts(24, 112);
     let texts: Vec<&str> = corpus.iter().map(String::as_str).collect();
     let lengths = texts
@@ -181,7 +175,7 @@ mod avx2 {
     }
 }
 
-fn query_latency(model: &MiniLm) {
+fn query_latency(model: &SentenceEncoder) {
     let query = "how do I restart the index after a crash";
     let tokens = model.tokenizer().encode(query).len();
     let measure = || {

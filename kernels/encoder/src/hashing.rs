@@ -37,7 +37,7 @@ pub struct Hashing {
 /// Opens the embedder.
 ///
 /// # Errors
-/// When `dimensions` is out of range, or `path` or `device: cuda` is given.
+/// When `dimensions` is out of range, or anything else is set but `device`, to no CUDA.
 pub fn open(
     config: &EmbedConfig,
     _context: &OpenContext,
@@ -55,6 +55,19 @@ pub fn open(
             "model `hashing` has no files",
             "remove `path`",
         ));
+    }
+    for (field, is_set) in [
+        ("max_tokens", config.max_tokens.is_some()),
+        ("query_prefix", config.query_prefix.is_some()),
+        ("passage_prefix", config.passage_prefix.is_some()),
+    ] {
+        if is_set {
+            return Err(ComponentError::new(
+                field,
+                format!("model `hashing` has no `{field}`"),
+                format!("remove `{field}`"),
+            ));
+        }
     }
     let dimensions = config.dimensions.unwrap_or(DIMENSIONS_DEFAULT);
     Ok(Arc::new(Hashing::new(dimensions)?))
@@ -195,10 +208,8 @@ mod tests {
 
     fn config(dimensions: Option<usize>) -> EmbedConfig {
         EmbedConfig {
-            model: MODEL_NAME.into(),
-            device: Device::Auto,
-            path: None,
             dimensions,
+            ..EmbedConfig::named(MODEL_NAME)
         }
     }
 

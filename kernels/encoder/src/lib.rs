@@ -1,18 +1,22 @@
 //! Encoder models and tokenization: texts to unit vectors, on the processor's vector units.
 //!
-//! Two models stand behind the [`vectide_model::Embedder`] contract: [`minilm`], a real sentence
-//! encoder, and [`hashing`], feature hashing for tests and engine benchmarks. [`model_files`] finds
-//! and checks what the first one needs; nothing here downloads anything while a query waits.
+//! Three models stand behind the [`vectide_model::Embedder`] contract: [`minilm`], a sentence encoder
+//! that is fetched by name; [`bert`], any BERT-type sentence encoder in a folder of its files; and
+//! [`hashing`], feature hashing for tests and engine benchmarks. [`model_files`] finds and checks
+//! what the first two need; nothing here downloads anything while a query waits.
 //!
-//! Invariant: a text's vector is a function of the text, the weights and the instruction set alone;
-//! its neighbours in a batch, the thread and the lane never change a bit of it.
+//! Invariant: a text's vector is a function of the text, the weights and the instruction set alone (and
+//! of its lane, where the model has prefixes); its neighbours in a batch, the thread never change a bit of it.
 
+pub mod bert;
 mod cpu;
 pub mod hashing;
 mod lane_priority;
 pub mod minilm;
 pub mod model_files;
+mod sentence_encoder;
 mod tokenize;
 
 pub use cpu::Backend;
+pub use sentence_encoder::SentenceEncoder;
 pub use tokenize::{Tokenizer, TokenizerError};

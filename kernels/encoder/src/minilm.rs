@@ -1,42 +1,20 @@
-//! `all-MiniLM-L6-v2` on the processor: the real sentence encoder.
+//! `all-MiniLM-L6-v2`, the encoder that is fetched by its name.
 //!
 //! BERT with 6 layers of width 384; the mean over all tokens, special ones included, scaled to
-//! length 1. Both lanes compute on their callers' threads, on one shared copy of the weights. Bulk
-//! work goes in micro-batches on threads of lower priority, so a query is never queued behind it.
+//! length 1. Its files have known digests, so what others say in `config.json` is written here.
 //!
-//! Invariant: a text's vector is the same to the bit in every batch, on every thread and lane of one
-//! machine.
+//! Invariant: its fingerprint without options stays what it was, so that no state embeds again.
 
-use crate::cpu::{Backend, Encoder, EncoderShape};
-use crate::lane_priority::lower_for_bulk;
-use crate::model_files::{self, ALL_MINILM_L6_V2};
-use crate::tokenize::Tokenizer;
-use rustc_hash::FxHashMap;
-use std::num::NonZero;
+use crate::cpu::{AttentionShape, Backend, EncoderShape, Pooling};
+use crate::model_files::{self, ALL_MINILM_L6_V2, Description, short_digest};
+use crate::sentence_encoder::{EncoderParts, SentenceEncoder, configure, tell_device};
 use std::sync::Arc;
-use vectide_model::{
-    ComponentError, Device, EmbedConfig, EmbedError, Embedder, Lane, ModelIdentity, OpenContext,
-    TokenCounter,
-};
+use vectide_model::{ComponentError, EmbedConfig, Embedder, OpenContext};
 
 /// The name under `model:`.
 pub const MODEL_NAME: &str = ALL_MINILM_L6_V2.name;
 /// Changes with anything here that could change a vector by more than rounding.
 const ALGORITHM_VERSION: &str = "bert-mean-1";
-/// Tokens of a text that the model was trained to look at (`max_seq_length` in its
-/// `sentence_bert_config.json`).
-const TOKENS_MAX: usize = 256;
-/// Tokens of a micro-batch: enough rows to keep the weights' traffic small beside the arithmetic,
-/// few enough that one takes about a tenth of a second and its scratch memory 9 MB.
-const MICRO_BATCH_TOKENS: usize = 512;
-
-/// The embedder.
-pub struct MiniLm {
-    identity: ModelIdentity,
-    encoder: Encoder,
-    tokenizer: Arc<Tokenizer>,
-    bulk_threads: usize,
-}
 
 /// Opens the embedder, fetching the model where it is not on this machine.
 ///
@@ -47,7 +25,7 @@ pub fn open(
     config: &EmbedConfig,
     context: &OpenContext,
 ) -> Result<Arc<dyn Embedder>, ComponentError> {
-    Ok(Arc::new(MiniLm::open_on(config, context, Backend::best())?))
+    Ok(Arc::new(open_on(config, context, Backend::best())?))
 }
 
 /// Says where the model's files are, judging by their names and sizes; fetches nothing.
@@ -55,186 +33,140 @@ pub fn open(
 /// # Errors
 /// When the configuration asks for what there is not, or its folder does not have the files.
 pub fn locate(config: &EmbedConfig, context: &OpenContext) -> Result<String, ComponentError> {
-    check(config)?;
+    describe(config)?;
     model_files::locate(&ALL_MINILM_L6_V2, config, context)
 }
 
-impl MiniLm {
-    /// Opens the embedder on a named instruction set.
-    ///
-    /// # Errors
-    /// As for [`open`].
-    ///
-    /// # Panics
-    /// When embedding on a backend that the processor does not have; see [`Backend::available`].
-    pub fn open_on(
-        config: &EmbedConfig,
-        context: &OpenContext,
-        backend: Backend,
-    ) -> Result<Self, ComponentError> {
-        check(config)?;
-        if config.device == Device::Auto {
-            tracing::info!(
-                model = MODEL_NAME,
-                instructions = backend.name(),
-                "embedding on the CPU: this build has no CUDA backend yet"
-            );
-        }
-        let files = model_files::find(&ALL_MINILM_L6_V2, config, context)?;
-        let fault = |detail: String| {
-            ComponentError::new("model", detail, "this build does not fit the model's files")
-        };
-        let tokenizer = Tokenizer::from_json(&files.tokenizer, TOKENS_MAX)
-            .map_err(|error| fault(error.to_string()))?;
-        let encoder = Encoder::read(&files.weights, EncoderShape::MINILM_L6, backend)
-            .map_err(|error| fault(error.to_string()))?;
-        Ok(Self {
-            identity: ModelIdentity {
-                name: MODEL_NAME.into(),
-                fingerprint: fingerprint(),
-                dimension: encoder.dimension(),
-                tokens_max: TOKENS_MAX,
-                device: format!("cpu ({})", backend.name()),
-            },
-            encoder,
-            tokenizer: Arc::new(tokenizer),
-            // One a core: they are of low priority and give way to whatever else runs.
-            bulk_threads: std::thread::available_parallelism().map_or(1, NonZero::get),
-        })
-    }
-
-    /// The model's tokenizer.
-    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
-        &self.tokenizer
-    }
-
-    /// Encodes texts that differ from each other, in micro-batches.
-    fn encode(&self, texts: &[&str]) -> Vec<Vec<f32>> {
-        let mut vectors = Vec::with_capacity(texts.len());
-        let mut batch: Vec<Vec<u32>> = Vec::new();
-        let mut batch_tokens = 0;
-        let mut run = |batch: &mut Vec<Vec<u32>>| {
-            let ids: Vec<&[u32]> = batch.iter().map(Vec::as_slice).collect();
-            vectors.append(&mut self.encoder.encode(&ids));
-            batch.clear();
-        };
-        for text in texts {
-            let ids = self.tokenizer.encode(text);
-            if batch_tokens + ids.len() > MICRO_BATCH_TOKENS {
-                run(&mut batch);
-                batch_tokens = 0;
-            }
-            batch_tokens += ids.len();
-            batch.push(ids);
-        }
-        run(&mut batch);
-        vectors
-    }
+/// Opens the embedder on a named instruction set.
+///
+/// # Errors
+/// As for [`open`].
+///
+/// # Panics
+/// When embedding on a backend that the processor does not have; see [`Backend::available`].
+pub fn open_on(
+    config: &EmbedConfig,
+    context: &OpenContext,
+    backend: Backend,
+) -> Result<SentenceEncoder, ComponentError> {
+    let description = describe(config)?;
+    let files = model_files::find(&ALL_MINILM_L6_V2, config, context)?;
+    tell_device(config, MODEL_NAME, backend);
+    let parts = EncoderParts {
+        name: MODEL_NAME.into(),
+        fingerprint: fingerprint(&description),
+        description,
+        weights: &files.weights,
+        tokenizer: &files.tokenizer,
+        dimensions: None,
+    };
+    SentenceEncoder::new(parts, backend)
 }
 
-fn check(config: &EmbedConfig) -> Result<(), ComponentError> {
-    if config.device == Device::Cuda {
-        return Err(ComponentError::new(
-            "device",
-            "this build has no CUDA backend yet",
-            "use `device: auto` or `device: cpu`",
-        ));
-    }
+/// The model as its authors describe it, with what the configuration changes.
+fn describe(config: &EmbedConfig) -> Result<Description, ComponentError> {
     if let Some(dimensions) = config.dimensions {
         return Err(ComponentError::new(
             "dimensions",
             format!("{MODEL_NAME} has 384 dimensions, which can't be set to {dimensions}"),
-            "remove `dimensions`",
+            "remove `dimensions`: this model was not trained to be cut",
         ));
     }
-    Ok(())
+    let mut description = Description {
+        shape: EncoderShape {
+            vocabulary: 30_522,
+            positions: 512,
+            token_types: 2,
+            layers: 6,
+            attention: AttentionShape {
+                heads: 12,
+                head_size: 32,
+            },
+            intermediate: 1536,
+            variance_floor: 1e-12,
+            pooling: Pooling::Mean,
+        },
+        // What it was trained to look at (`max_seq_length`).
+        tokens_max: 256,
+        query_prefix: String::new(),
+        passage_prefix: String::new(),
+        is_lower_case: false,
+    };
+    configure(config, &mut description)?;
+    Ok(description)
 }
 
 /// Names everything that a vector depends on but rounding: the instruction set is not in it, since
 /// moving a state to another machine must not embed everything again.
-fn fingerprint() -> String {
+fn fingerprint(description: &Description) -> String {
     let digest = |hex: &'static str| hex.get(..16).unwrap_or(hex);
+    let prefix = match description.passage_prefix.as_str() {
+        "" => String::new(),
+        prefix => format!("-{}", short_digest(prefix.as_bytes())),
+    };
     format!(
-        "{MODEL_NAME}-{}-{}-{TOKENS_MAX}-{ALGORITHM_VERSION}",
+        "{MODEL_NAME}-{}-{}-{}-{ALGORITHM_VERSION}{prefix}",
         digest(ALL_MINILM_L6_V2.weights.sha256),
         digest(ALL_MINILM_L6_V2.tokenizer.sha256),
+        description.tokens_max,
     )
-}
-
-impl Embedder for MiniLm {
-    fn identity(&self) -> &ModelIdentity {
-        &self.identity
-    }
-
-    fn embed(&self, lane: Lane, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError> {
-        if lane == Lane::Bulk {
-            lower_for_bulk();
-        }
-        // Equal texts are encoded once.
-        let mut distinct: Vec<&str> = Vec::with_capacity(texts.len());
-        let mut places: FxHashMap<&str, usize> = FxHashMap::default();
-        let places: Vec<usize> = texts
-            .iter()
-            .map(|text| {
-                *places.entry(text).or_insert_with(|| {
-                    distinct.push(text);
-                    distinct.len() - 1
-                })
-            })
-            .collect();
-        let vectors = self.encode(&distinct);
-        if vectors.len() == texts.len() {
-            return Ok(vectors);
-        }
-        Ok(places.iter().map(|place| vectors[*place].clone()).collect())
-    }
-
-    fn token_counter(&self) -> Arc<dyn TokenCounter> {
-        self.tokenizer.clone()
-    }
-
-    fn bulk_threads(&self) -> usize {
-        self.bulk_threads
-    }
-
-    fn worth_remembering(&self) -> bool {
-        true
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vectide_model::Device;
 
     #[test]
     fn what_the_model_does_not_have_is_refused_before_anything_is_fetched() {
         let context = OpenContext {
             config_dir: "/nowhere".into(),
         };
-        let refused = |change: fn(&mut EmbedConfig)| {
-            let mut config = EmbedConfig {
-                model: MODEL_NAME.into(),
-                device: Device::Cpu,
-                path: None,
-                dimensions: None,
-            };
-            change(&mut config);
-            open(&config, &context)
-                .err()
-                .map(|error| (error.field.clone(), error))
+        let refused = |config: EmbedConfig| {
+            let error = open(&config, &context).err().expect("an error");
+            (error.field.clone(), error.fact)
         };
-        let (field, error) = refused(|config| config.device = Device::Cuda).unwrap();
+        let named = || EmbedConfig::named(MODEL_NAME);
+        let (field, fact) = refused(EmbedConfig {
+            device: Device::Cuda,
+            ..named()
+        });
         assert_eq!(field, "device");
-        assert!(error.fact.contains("no CUDA backend"), "{error}");
-        assert_eq!(
-            refused(|config| config.dimensions = Some(384)).unwrap().0,
-            "dimensions"
-        );
-        let (field, error) = refused(|config| config.path = Some("missing".into())).unwrap();
+        assert!(fact.contains("no CUDA backend"), "{fact}");
+        let (field, _) = refused(EmbedConfig {
+            dimensions: Some(384),
+            ..named()
+        });
+        assert_eq!(field, "dimensions");
+        for tokens in [0, 2, 513] {
+            let (field, fact) = refused(EmbedConfig {
+                max_tokens: Some(tokens),
+                ..named()
+            });
+            assert_eq!(field, "max_tokens", "{fact}");
+        }
+        let (field, fact) = refused(EmbedConfig {
+            path: Some("missing".into()),
+            ..named()
+        });
         assert_eq!(field, "path");
-        assert!(
-            error.fact.contains("/nowhere/missing/tokenizer.json"),
-            "{error}"
+        assert!(fact.contains("/nowhere/missing/tokenizer.json"), "{fact}");
+    }
+
+    #[test]
+    fn the_fingerprint_stays_and_follows_what_passages_depend_on() {
+        let of = |change: fn(&mut EmbedConfig)| {
+            let mut config = EmbedConfig::named(MODEL_NAME);
+            change(&mut config);
+            fingerprint(&describe(&config).unwrap())
+        };
+        let plain = of(|_| ());
+        assert_eq!(
+            plain,
+            "all-MiniLM-L6-v2-53aa51172d142c89-be50c3628f2bf5bb-256-bert-mean-1"
         );
+        assert_eq!(of(|it| it.query_prefix = Some("query: ".into())), plain);
+        assert_ne!(of(|it| it.passage_prefix = Some("passage: ".into())), plain);
+        assert_ne!(of(|it| it.max_tokens = Some(512)), plain);
     }
 }

@@ -9,9 +9,8 @@
 use serde::Deserialize;
 use std::path::Path;
 use std::sync::LazyLock;
-use vectide_encoder::minilm::MiniLm;
-use vectide_encoder::{Backend, model_files};
-use vectide_model::{Device, EmbedConfig, Embedder, Lane, OpenContext, embedder_contract};
+use vectide_encoder::{Backend, SentenceEncoder, minilm, model_files};
+use vectide_model::{EmbedConfig, Embedder, Lane, OpenContext, embedder_contract};
 
 #[derive(Deserialize)]
 struct Golden {
@@ -43,21 +42,16 @@ fn golden() -> Vec<Golden> {
     golden
 }
 
-fn open(backend: Backend) -> MiniLm {
+fn open(backend: Backend) -> SentenceEncoder {
     model_files::fetch("all-MiniLM-L6-v2").unwrap();
-    let config = EmbedConfig {
-        model: "all-MiniLM-L6-v2".into(),
-        device: Device::Auto,
-        path: None,
-        dimensions: None,
-    };
+    let config = EmbedConfig::named(minilm::MODEL_NAME);
     let context = OpenContext {
         config_dir: ".".into(),
     };
-    MiniLm::open_on(&config, &context, backend).unwrap()
+    minilm::open_on(&config, &context, backend).unwrap()
 }
 
-static MODEL: LazyLock<MiniLm> = LazyLock::new(|| open(Backend::best()));
+static MODEL: LazyLock<SentenceEncoder> = LazyLock::new(|| open(Backend::best()));
 
 fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let dot = |a: &[f32], b: &[f32]| -> f64 {
@@ -178,21 +172,17 @@ fn a_damaged_folder_is_refused() {
     )
     .unwrap();
     let config = EmbedConfig {
-        model: "all-MiniLM-L6-v2".into(),
-        device: Device::Cpu,
         path: Some(folder.path().file_name().unwrap().into()),
-        dimensions: None,
+        ..EmbedConfig::named(minilm::MODEL_NAME)
     };
     let context = OpenContext {
         config_dir: folder.path().parent().unwrap().into(),
     };
-    let error = vectide_encoder::minilm::open(&config, &context)
-        .err()
-        .unwrap();
+    let error = minilm::open(&config, &context).err().unwrap();
     assert_eq!(error.field, "path");
     assert!(error.fact.contains("is not the known file"), "{error}");
     std::fs::write(folder.path().join("model.safetensors"), weights).unwrap();
-    vectide_encoder::minilm::open(&config, &context).unwrap();
+    minilm::open(&config, &context).unwrap();
 }
 
 #[test]

@@ -209,18 +209,13 @@ mod tests {
     use super::super::testing::Noise;
     use super::*;
 
-    const SHAPE: AttentionShape = AttentionShape {
-        heads: 2,
-        head_size: 32,
-    };
-
-    fn reference(tokens: usize, input: &[f32]) -> Vec<f64> {
-        let (size, width) = (SHAPE.head_size, SHAPE.width());
+    fn reference(shape: AttentionShape, tokens: usize, input: &[f32]) -> Vec<f64> {
+        let (size, width) = (shape.head_size, shape.width());
         let at = |token: usize, part: usize, head: usize, dimension: usize| {
             f64::from(input[token * 3 * width + part * width + head * size + dimension])
         };
         let mut out = vec![0.0; tokens * width];
-        for head in 0..SHAPE.heads {
+        for head in 0..shape.heads {
             for row in 0..tokens {
                 let weights: Vec<f64> = (0..tokens)
                     .map(|other| {
@@ -242,27 +237,37 @@ mod tests {
         out
     }
 
+    fn check(backend: Backend, shape: AttentionShape, scratch: &mut AttentionScratch) {
+        // From long to short, so that stale scratch would show.
+        for tokens in [256, 100, 33, 32, 17, 16, 13, 3, 2, 1] {
+            let input = Noise::new(tokens as u64).floats(tokens * 3 * shape.width());
+            let mut out = vec![f32::NAN; tokens * shape.width()];
+            backend.run(Attention {
+                shape,
+                tokens,
+                queries_keys_values: &input,
+                out: &mut out,
+                scratch,
+            });
+            for (x, y) in out.iter().zip(reference(shape, tokens, &input)) {
+                assert!(
+                    (f64::from(*x) - y).abs() < 1e-5,
+                    "{backend:?} {tokens} tokens"
+                );
+            }
+        }
+    }
+
     #[test]
     fn it_equals_the_definition_in_f64() {
         for backend in Backend::available() {
             let mut scratch = AttentionScratch::default();
-            // From long to short, so that stale scratch would show.
-            for tokens in [256, 100, 33, 32, 17, 16, 13, 3, 2, 1] {
-                let input = Noise::new(tokens as u64).floats(tokens * 3 * SHAPE.width());
-                let mut out = vec![f32::NAN; tokens * SHAPE.width()];
-                backend.run(Attention {
-                    shape: SHAPE,
-                    tokens,
-                    queries_keys_values: &input,
-                    out: &mut out,
-                    scratch: &mut scratch,
-                });
-                for (x, y) in out.iter().zip(reference(tokens, &input)) {
-                    assert!(
-                        (f64::from(*x) - y).abs() < 1e-5,
-                        "{backend:?} {tokens} tokens"
-                    );
-                }
+            for head_size in [64, 32, 96] {
+                let shape = AttentionShape {
+                    heads: 2,
+                    head_size,
+                };
+                check(backend, shape, &mut scratch);
             }
         }
     }

@@ -9,7 +9,7 @@ use super::Backend;
 use super::attention::{Attention, AttentionScratch};
 use super::buffer::AlignedBuffer;
 use super::linear::{Linear, PackedLinear};
-use super::rows::{AddAndNormalise, LayerNorm, MeanOfRows};
+use super::rows::{AddAndNormalise, LayerNorm, PoolRows};
 use super::tile::Finish;
 use super::weights::{EncoderShape, EncoderWeights, LayerWeights, WeightsError};
 use std::sync::{Mutex, PoisonError};
@@ -57,19 +57,19 @@ impl Encoder {
         })
     }
 
-    /// Dimensions of a vector.
-    pub(crate) fn dimension(&self) -> usize {
+    /// Dimensions of a token's vector.
+    fn width(&self) -> usize {
         self.shape.attention.width()
     }
 
     /// Encodes texts given as token ids, special ones included.
     ///
     /// Each text must have from 1 to `positions` ids below the vocabulary's size; the tokenizer
-    /// makes no others.
-    pub(crate) fn encode(&self, texts: &[&[u32]]) -> Vec<Vec<f32>> {
+    /// makes no others. The vectors have the first `dimensions`, at most the model's width.
+    pub(crate) fn encode(&self, texts: &[&[u32]], dimensions: usize) -> Vec<Vec<f32>> {
         let mut scratch = self.take_scratch();
         scratch.grow(texts.iter().map(|ids| ids.len()).sum(), self.shape);
-        let vectors = self.forward(texts, &mut scratch);
+        let vectors = self.forward(texts, dimensions, &mut scratch);
         let mut kept = self
             .scratches
             .lock()
@@ -88,8 +88,8 @@ impl Encoder {
         kept.pop().unwrap_or_default()
     }
 
-    fn forward(&self, texts: &[&[u32]], scratch: &mut Scratch) -> Vec<Vec<f32>> {
-        let width = self.dimension();
+    fn forward(&self, texts: &[&[u32]], dimensions: usize, scratch: &mut Scratch) -> Vec<Vec<f32>> {
+        let width = self.width();
         let lengths: Vec<usize> = texts.iter().map(|ids| ids.len()).collect();
         let rows = lengths.iter().sum();
         self.look_up(texts, scratch);
@@ -101,21 +101,23 @@ impl Encoder {
             self.add_and_normalise(&layer.output_norm, rows, scratch);
         }
         let mut first = 0;
-        let mean = lengths.iter().map(|length| {
-            let mut out = vec![0.0; width];
-            self.backend.run(MeanOfRows {
+        let pooled = lengths.iter().map(|length| {
+            let mut out = vec![0.0; dimensions.min(width)];
+            self.backend.run(PoolRows {
+                pooling: self.shape.pooling,
+                width,
                 rows: &scratch.hidden[first * width..(first + length) * width],
                 out: &mut out,
             });
             first += length;
             out
         });
-        mean.collect()
+        pooled.collect()
     }
 
     /// Words into `hidden`, positions into `added`.
     fn look_up(&self, texts: &[&[u32]], scratch: &mut Scratch) {
-        let width = self.dimension();
+        let width = self.width();
         let hidden = scratch.hidden.chunks_exact_mut(width);
         let mut rows = hidden.zip(scratch.added.chunks_exact_mut(width));
         for ids in texts {
@@ -129,7 +131,7 @@ impl Encoder {
     }
 
     fn add_and_normalise(&self, norm: &LayerNorm, rows: usize, scratch: &mut Scratch) {
-        let width = self.dimension();
+        let width = self.width();
         self.backend.run(AddAndNormalise {
             norm,
             width,
@@ -140,7 +142,7 @@ impl Encoder {
 
     /// Attention over each text; the result is left in `added`.
     fn attend(&self, layer: &LayerWeights, lengths: &[usize], scratch: &mut Scratch) {
-        let width = self.dimension();
+        let width = self.width();
         let rows = lengths.iter().sum();
         self.product(
             &layer.queries_keys_values,

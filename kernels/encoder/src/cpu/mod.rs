@@ -18,7 +18,9 @@ mod weights;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub(crate) use attention::AttentionShape;
 pub(crate) use encoder::Encoder;
+pub(crate) use rows::Pooling;
 pub(crate) use weights::EncoderShape;
 
 use lanes::{Kernel, Lanes, Portable};
@@ -121,7 +123,12 @@ impl Backend {
 
 #[cfg(test)]
 pub(crate) mod testing {
-    //! Reproducible numbers for the kernels' tests.
+    //! Reproducible numbers and a small model for the kernels' tests.
+
+    use super::{AttentionShape, EncoderShape, Pooling};
+    use half::{bf16, f16};
+    use safetensors::Dtype;
+    use safetensors::tensor::{TensorView, serialize};
 
     /// A seeded generator (xorshift64*).
     pub(crate) struct Noise(u64);
@@ -144,5 +151,81 @@ pub(crate) mod testing {
                 .map(|_| (self.next_u64() >> 40) as f32 / (1 << 24) as f32 - 0.5)
                 .collect()
         }
+    }
+    /// A model of two layers.
+    pub(crate) const SMALL_SHAPE: EncoderShape = EncoderShape {
+        vocabulary: 100,
+        positions: 40,
+        token_types: 2,
+        layers: 2,
+        attention: AttentionShape {
+            heads: 2,
+            head_size: 32,
+        },
+        intermediate: 96,
+        variance_floor: 1e-12,
+        pooling: Pooling::Mean,
+    };
+
+    /// A safetensors file with random weights of [`SMALL_SHAPE`], each name after `part`.
+    pub(crate) fn small_weights(dtype: Dtype, part: &str) -> Vec<u8> {
+        let (width, intermediate) = (SMALL_SHAPE.attention.width(), SMALL_SHAPE.intermediate);
+        let mut shapes: Vec<(String, Vec<usize>)> = Vec::new();
+        let mut add = |name: String, shape: &[usize]| shapes.push((name, shape.to_vec()));
+        add(
+            "embeddings.word_embeddings.weight".into(),
+            &[SMALL_SHAPE.vocabulary, width],
+        );
+        add(
+            "embeddings.position_embeddings.weight".into(),
+            &[SMALL_SHAPE.positions, width],
+        );
+        add(
+            "embeddings.token_type_embeddings.weight".into(),
+            &[SMALL_SHAPE.token_types, width],
+        );
+        let mut norms = vec!["embeddings.LayerNorm".to_owned()];
+        for layer in 0..SMALL_SHAPE.layers {
+            let layer = format!("encoder.layer.{layer}");
+            for (name, outputs, inputs) in [
+                ("attention.self.query", width, width),
+                ("attention.self.key", width, width),
+                ("attention.self.value", width, width),
+                ("attention.output.dense", width, width),
+                ("intermediate.dense", intermediate, width),
+                ("output.dense", width, intermediate),
+            ] {
+                add(format!("{layer}.{name}.weight"), &[outputs, inputs]);
+                add(format!("{layer}.{name}.bias"), &[outputs]);
+            }
+            norms.push(format!("{layer}.attention.output.LayerNorm"));
+            norms.push(format!("{layer}.output.LayerNorm"));
+        }
+        for norm in norms {
+            add(format!("{norm}.weight"), &[width]);
+            add(format!("{norm}.bias"), &[width]);
+        }
+        let mut noise = Noise::new(5);
+        let tensors: Vec<_> = shapes
+            .into_iter()
+            .map(|(name, shape)| {
+                let values = noise.floats(shape.iter().product());
+                let data: Vec<u8> = match dtype {
+                    Dtype::F16 => encode(&values, |x| f16::from_f32(x).to_le_bytes()),
+                    Dtype::BF16 => encode(&values, |x| bf16::from_f32(x).to_le_bytes()),
+                    _ => encode(&values, f32::to_le_bytes),
+                };
+                (format!("{part}{name}"), shape, data)
+            })
+            .collect();
+        let views = tensors.iter().map(|(name, shape, data)| {
+            let view = TensorView::new(dtype, shape.clone(), data);
+            (name, view.expect("the data has the shape's size"))
+        });
+        serialize(views, None).expect("no name stands twice")
+    }
+
+    fn encode<const BYTES: usize>(values: &[f32], one: impl Fn(f32) -> [u8; BYTES]) -> Vec<u8> {
+        values.iter().flat_map(|value| one(*value)).collect()
     }
 }

@@ -1,4 +1,4 @@
-//! What is done row by row: adding and normalising, and the mean over a text's rows.
+//! What is done row by row: adding and normalising, and pooling a text's rows.
 //!
 //! Invariant: sums run in one order that depends on the row's length and the lanes only.
 
@@ -7,8 +7,6 @@
 use super::buffer::AlignedBuffer;
 use super::lanes::{Kernel, Lanes};
 
-/// Added to the variance (`layer_norm_eps` of the model's configuration).
-const VARIANCE_FLOOR: f32 = 1e-12;
 /// Added to nothing but a vector of length 0, which no encoder gives: keeps the division defined.
 const LENGTH_MIN: f32 = 1e-12;
 
@@ -16,6 +14,17 @@ const LENGTH_MIN: f32 = 1e-12;
 pub(crate) struct LayerNorm {
     pub(crate) scale: AlignedBuffer,
     pub(crate) shift: AlignedBuffer,
+    /// Added to the variance.
+    pub(crate) variance_floor: f32,
+}
+
+/// How the rows of a text become one vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pooling {
+    /// Their mean.
+    Mean,
+    /// The first of them, that of the token `[CLS]`.
+    First,
 }
 
 /// `rows = normalise(rows + added)`, row by row, in place.
@@ -55,7 +64,7 @@ impl Kernel for AddAndNormalise<'_> {
                     squares = centred.mul_add(centred, squares);
                 }
                 let variance = squares.sum_lanes() / width as f32;
-                let factor = V::splat(1.0 / (variance + VARIANCE_FLOOR).sqrt());
+                let factor = V::splat(1.0 / (variance + self.norm.variance_floor).sqrt());
                 for at in (0..width).step_by(V::WIDTH) {
                     let scaled = V::load(row.add(at)).sub(mean).mul(factor);
                     let scale = V::load(self.norm.scale.as_ptr().add(at));
@@ -67,20 +76,27 @@ impl Kernel for AddAndNormalise<'_> {
     }
 }
 
-/// The mean of a text's rows, scaled to length 1.
-pub(crate) struct MeanOfRows<'a> {
-    /// Whole rows of `out.len()` floats each.
+/// One vector of length 1 for a text: its rows pooled, then their first dimensions as far as `out`
+/// goes (a Matryoshka model is trained to be cut there).
+pub(crate) struct PoolRows<'a> {
+    pub(crate) pooling: Pooling,
+    /// Floats in a row.
+    pub(crate) width: usize,
+    /// Whole rows, at least one.
     pub(crate) rows: &'a [f32],
     pub(crate) out: &'a mut [f32],
 }
 
-impl Kernel for MeanOfRows<'_> {
+impl Kernel for PoolRows<'_> {
     #[inline(always)]
     unsafe fn run<V: Lanes>(self) {
-        let width = self.out.len().max(1);
-        let tokens = (self.rows.len() / width).max(1);
+        let pooled = match self.pooling {
+            Pooling::Mean => self.rows,
+            Pooling::First => &self.rows[..self.width],
+        };
+        let tokens = (pooled.len() / self.width).max(1);
         self.out.fill(0.0);
-        for row in self.rows.chunks_exact(width) {
+        for row in pooled.chunks_exact(self.width) {
             for (out, value) in self.out.iter_mut().zip(row) {
                 *out += *value;
             }
@@ -111,6 +127,7 @@ mod tests {
             let norm = LayerNorm {
                 scale: AlignedBuffer::copy_of(&noise.floats(width)),
                 shift: AlignedBuffer::copy_of(&noise.floats(width)),
+                variance_floor: 1e-3,
             };
             let mut out = rows.clone();
             backend.run(AddAndNormalise {
@@ -127,7 +144,7 @@ mod tests {
                 let variance =
                     values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / width as f64;
                 for (i, x) in values.iter().enumerate() {
-                    let expected = (x - mean) / variance.sqrt() * f64::from(norm.scale[i])
+                    let expected = (x - mean) / (variance + 1e-3).sqrt() * f64::from(norm.scale[i])
                         + f64::from(norm.shift[i]);
                     let error = (f64::from(out[row * width + i]) - expected).abs();
                     assert!(error < 1e-5, "{backend:?} {error:e}");
@@ -137,18 +154,25 @@ mod tests {
     }
 
     #[test]
-    fn the_mean_has_length_one() {
-        for backend in Backend::available() {
-            let mut out = [0.0; 2];
-            let rows = [1.0, 5.0, 3.0, 3.0, 5.0, 4.0];
-            backend.run(MeanOfRows {
-                rows: &rows,
-                out: &mut out,
-            });
-            assert!(
-                (out[0] - 0.6).abs() < 1e-6 && (out[1] - 0.8).abs() < 1e-6,
-                "{out:?}"
-            );
-        }
+    fn pooled_vectors_have_length_one() {
+        let check = |pooling, expected: &[f32]| {
+            for backend in Backend::available() {
+                let mut out = vec![0.0; expected.len()];
+                backend.run(PoolRows {
+                    pooling,
+                    width: 3,
+                    rows: &[1.0, 5.0, 0.0, 3.0, 3.0, 0.0, 5.0, 4.0, 1.5],
+                    out: &mut out,
+                });
+                for (x, y) in out.iter().zip(expected) {
+                    assert!((x - y).abs() < 1e-6, "{backend:?} {pooling:?}: {out:?}");
+                }
+            }
+        };
+        check(Pooling::Mean, &[0.6, 0.8]);
+        let length = (9.0_f32 + 16.0 + 0.25).sqrt();
+        check(Pooling::Mean, &[3.0 / length, 4.0 / length, 0.5 / length]);
+        check(Pooling::First, &[1.0]);
+        check(Pooling::First, &[0.196_116_13, 0.980_580_7, 0.0]);
     }
 }

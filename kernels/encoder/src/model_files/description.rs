@@ -1,0 +1,415 @@
+//! What a model's own files say about it: sizes, arithmetic, pooling, length and prefixes.
+//!
+//! A folder as sentence-transformers keeps it says everything: `config.json` the encoder,
+//! `modules.json` and `1_Pooling/config.json` how token vectors become one, `sentence_bert_config.json`
+//! and `tokenizer_config.json` the length, `config_sentence_transformers.json` the prefixes.
+//!
+//! Invariant: a description is one that this build can compute; whatever else a file asks for is an
+//! error that names what is supported, and no size in it is taken before it was bounded.
+
+use crate::cpu::{AttentionShape, EncoderShape, Pooling};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use vectide_model::ComponentError;
+
+/// Bounds of the sizes: several times those of the largest BERT, so that no product of them
+/// overflows and a damaged file never asks for more memory than its weights have.
+const WIDTH_MAX: usize = 8192;
+const LAYERS_MAX: usize = 256;
+const POSITIONS_MAX: usize = 1 << 16;
+const VOCABULARY_MAX: usize = 1 << 20;
+const TOKEN_TYPES_MAX: usize = 1 << 10;
+/// `[CLS]`, one token and `[SEP]`.
+const TOKENS_MIN: usize = 3;
+
+/// What is supported, for hints.
+const SUPPORTED: &str = "supported are sentence encoders of `model_type: bert` with absolute positions and GELU: \
+     all-MiniLM, BGE, E5 and GTE in their BERT sizes";
+
+/// A model that this build can compute.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Description {
+    /// Sizes and arithmetic.
+    pub(crate) shape: EncoderShape,
+    /// Tokens of a text that it looks at, special ones included.
+    pub(crate) tokens_max: usize,
+    /// What stands before a query.
+    pub(crate) query_prefix: String,
+    /// What stands before a passage.
+    pub(crate) passage_prefix: String,
+    /// Whether texts are lower-cased; the tokenizer must do it.
+    pub(crate) is_lower_case: bool,
+}
+
+/// Contents of a model's small files; `None` for one that is not there.
+#[derive(Default)]
+pub(crate) struct SmallFiles {
+    pub(crate) config: Option<Vec<u8>>,
+    pub(crate) modules: Option<Vec<u8>>,
+    pub(crate) pooling: Option<Vec<u8>>,
+    pub(crate) sentence_bert: Option<Vec<u8>>,
+    pub(crate) tokenizer_config: Option<Vec<u8>>,
+    pub(crate) sentence_transformers: Option<Vec<u8>>,
+}
+
+/// `config.json`, the parts that an encoder depends on.
+#[derive(Deserialize)]
+struct BertConfig {
+    vocab_size: usize,
+    hidden_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    intermediate_size: usize,
+    max_position_embeddings: usize,
+    #[serde(default = "two")]
+    type_vocab_size: usize,
+    #[serde(default = "gelu")]
+    hidden_act: String,
+    #[serde(default = "bert_epsilon")]
+    layer_norm_eps: f64,
+    #[serde(default)]
+    position_embedding_type: Option<String>,
+    #[serde(default)]
+    is_decoder: bool,
+}
+
+// What BERT's configuration has where a file says nothing.
+fn two() -> usize {
+    2
+}
+fn gelu() -> String {
+    "gelu".into()
+}
+fn bert_epsilon() -> f64 {
+    1e-12
+}
+
+#[derive(Deserialize)]
+struct Module {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    path: String,
+}
+
+/// `1_Pooling/config.json`: one mode is true, or named.
+#[derive(Deserialize)]
+struct PoolingConfig {
+    #[serde(default)]
+    pooling_mode: Option<String>,
+    #[serde(default = "yes")]
+    include_prompt: bool,
+    #[serde(flatten)]
+    rest: BTreeMap<String, serde_json::Value>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[derive(Default, Deserialize)]
+struct SentenceBertConfig {
+    #[serde(default)]
+    max_seq_length: Option<usize>,
+    #[serde(default)]
+    do_lower_case: bool,
+}
+
+#[derive(Default, Deserialize)]
+struct TokenizerConfig {
+    /// Some files write 10^30 for "no limit".
+    #[serde(default)]
+    model_max_length: Option<f64>,
+}
+
+#[derive(Default, Deserialize)]
+struct SentenceTransformersConfig {
+    #[serde(default)]
+    prompts: BTreeMap<String, String>,
+    #[serde(default)]
+    default_prompt_name: Option<String>,
+    #[serde(default)]
+    similarity_fn_name: Option<String>,
+}
+
+impl Description {
+    /// Reads the small files of a folder.
+    ///
+    /// # Errors
+    /// When one is missing or damaged, or asks for what this build does not have.
+    pub(crate) fn read(files: &SmallFiles) -> Result<Self, ComponentError> {
+        let config = required::<serde_json::Value>("config.json", files.config.as_deref())?;
+        let model_type = config["model_type"].as_str().unwrap_or_default();
+        if model_type != "bert" {
+            let fact = format!("architecture `{model_type}` is not supported (config.json)");
+            return Err(fault(fact, SUPPORTED));
+        }
+        let config: BertConfig = serde_json::from_value(config)
+            .map_err(|error| fault(format!("config.json: {error}"), SUPPORTED))?;
+        let prompts: SentenceTransformersConfig = optional(
+            "config_sentence_transformers.json",
+            files.sentence_transformers.as_deref(),
+        )?;
+        check_modules(files, &prompts)?;
+        let (pooling, has_prompt) = pooling(files)?;
+        let lengths: SentenceBertConfig =
+            optional("sentence_bert_config.json", files.sentence_bert.as_deref())?;
+        let shape = shape(&config, pooling)?;
+        let tokens_max = tokens_max(files, &lengths, shape.positions)?;
+        let description = Self {
+            shape,
+            tokens_max,
+            query_prefix: prompts.prefix(&["query"]),
+            passage_prefix: prompts.prefix(&["document", "passage", "corpus"]),
+            is_lower_case: lengths.do_lower_case,
+        };
+        let has_prefix =
+            !(description.query_prefix.is_empty() && description.passage_prefix.is_empty());
+        if !has_prompt && has_prefix {
+            return Err(fault(
+                "pooling without the prefix's tokens is not supported (1_Pooling/config.json: include_prompt)",
+                "use a model that pools all tokens",
+            ));
+        }
+        Ok(description)
+    }
+
+    /// Everything that a passage's vector depends on beside the weights and the vocabulary, for the
+    /// fingerprint.
+    pub(crate) fn canonical(&self) -> String {
+        let shape = &self.shape;
+        format!(
+            "{} {} {} {} {} {} {} {:e} {:?} {} {:?}",
+            shape.vocabulary,
+            shape.positions,
+            shape.token_types,
+            shape.layers,
+            shape.attention.heads,
+            shape.attention.head_size,
+            shape.intermediate,
+            shape.variance_floor,
+            shape.pooling,
+            self.tokens_max,
+            self.passage_prefix,
+        )
+    }
+
+    /// Sets what a text is cut to.
+    ///
+    /// # Errors
+    /// When the model has fewer positions.
+    pub(crate) fn set_tokens_max(&mut self, tokens: usize) -> Result<(), ComponentError> {
+        let positions = self.shape.positions;
+        if !(TOKENS_MIN..=positions).contains(&tokens) {
+            return Err(ComponentError::new(
+                "max_tokens",
+                format!("the model can't look at {tokens} tokens of a text"),
+                format!("use {TOKENS_MIN} to {positions}"),
+            ));
+        }
+        self.tokens_max = tokens;
+        Ok(())
+    }
+}
+
+impl SentenceTransformersConfig {
+    /// The first prompt of these names, or the default one.
+    fn prefix(&self, names: &[&str]) -> String {
+        let default = self.default_prompt_name.as_deref();
+        let mut names = names.iter().copied().chain(default);
+        let found = names.find_map(|name| self.prompts.get(name));
+        found.cloned().unwrap_or_default()
+    }
+}
+
+fn fault(fact: impl Into<String>, hint: impl Into<String>) -> ComponentError {
+    ComponentError::new("path", fact, hint)
+}
+
+fn required<T: serde::de::DeserializeOwned>(
+    name: &str,
+    contents: Option<&[u8]>,
+) -> Result<T, ComponentError> {
+    let contents = contents.ok_or_else(|| {
+        fault(
+            format!("{name} is missing"),
+            "copy it from the model's repository, as sentence-transformers keeps it",
+        )
+    })?;
+    serde_json::from_slice(contents).map_err(|error| {
+        fault(
+            format!("{name} can't be read: {error}"),
+            "copy it again from the model's repository",
+        )
+    })
+}
+
+fn optional<T: serde::de::DeserializeOwned + Default>(
+    name: &str,
+    contents: Option<&[u8]>,
+) -> Result<T, ComponentError> {
+    contents.map_or_else(
+        || Ok(T::default()),
+        |contents| required(name, Some(contents)),
+    )
+}
+
+/// The modules must be a transformer and a pooling, and may end with a normalisation.
+fn check_modules(
+    files: &SmallFiles,
+    prompts: &SentenceTransformersConfig,
+) -> Result<(), ComponentError> {
+    let modules: Vec<Module> = required("modules.json", files.modules.as_deref())?;
+    let kinds: Vec<&str> = modules
+        .iter()
+        .map(|module| module.kind.rsplit('.').next().unwrap_or_default())
+        .collect();
+    let is_normalised = match kinds[..] {
+        ["Transformer", "Pooling"] => false,
+        ["Transformer", "Pooling", "Normalize"] => true,
+        _ => {
+            return Err(fault(
+                format!(
+                    "the modules {} are not supported (modules.json)",
+                    kinds.join(", ")
+                ),
+                "supported are Transformer, Pooling and Normalize, in this order",
+            ));
+        }
+    };
+    if !modules[0].path.is_empty() || modules[1].path != "1_Pooling" {
+        return Err(fault(
+            "the modules lie in other folders than usual (modules.json)",
+            "the transformer's files must lie in the folder itself and the pooling's in 1_Pooling",
+        ));
+    }
+    // Vectors are always scaled to length 1, which is what a cosine compares anyway.
+    let similarity = prompts.similarity_fn_name.as_deref().unwrap_or("cosine");
+    if !is_normalised && similarity != "cosine" {
+        return Err(fault(
+            format!(
+                "vectors that are compared by `{similarity}` without being normalised are not supported"
+            ),
+            "use a model whose vectors are compared by cosine",
+        ));
+    }
+    Ok(())
+}
+
+/// How texts are pooled, and whether the prefix's tokens are part of it.
+fn pooling(files: &SmallFiles) -> Result<(Pooling, bool), ComponentError> {
+    let config: PoolingConfig = required("1_Pooling/config.json", files.pooling.as_deref())?;
+    let mut modes: Vec<&str> = config.pooling_mode.iter().map(String::as_str).collect();
+    for (key, value) in &config.rest {
+        let mode = key.strip_prefix("pooling_mode_");
+        modes.extend(mode.filter(|_| *value == serde_json::Value::Bool(true)));
+    }
+    let pooling = match modes[..] {
+        ["cls" | "cls_token"] => Pooling::First,
+        ["mean" | "mean_tokens"] => Pooling::Mean,
+        _ => {
+            let fact = format!(
+                "pooling `{}` is not supported (1_Pooling/config.json)",
+                modes.join("+")
+            );
+            return Err(fault(fact, "supported are cls and mean, one of them"));
+        }
+    };
+    Ok((pooling, config.include_prompt))
+}
+
+fn shape(config: &BertConfig, pooling: Pooling) -> Result<EncoderShape, ComponentError> {
+    let positions = config
+        .position_embedding_type
+        .as_deref()
+        .unwrap_or("absolute");
+    for (is_supported, what) in [
+        (
+            config.hidden_act == "gelu",
+            format!("activation `{}`", config.hidden_act),
+        ),
+        (
+            positions == "absolute",
+            format!("position embedding `{positions}`"),
+        ),
+        (!config.is_decoder, "a decoder".into()),
+    ] {
+        if !is_supported {
+            return Err(fault(
+                format!("{what} is not supported (config.json)"),
+                SUPPORTED,
+            ));
+        }
+    }
+    let bound = |name: &str, value: usize, most: usize| match (1..=most).contains(&value) {
+        true => Ok(()),
+        false => Err(fault(
+            format!("{name} is {value}, from 1 to {most} are supported (config.json)"),
+            SUPPORTED,
+        )),
+    };
+    bound("hidden_size", config.hidden_size, WIDTH_MAX)?;
+    bound("num_hidden_layers", config.num_hidden_layers, LAYERS_MAX)?;
+    bound("num_attention_heads", config.num_attention_heads, WIDTH_MAX)?;
+    bound("intermediate_size", config.intermediate_size, 4 * WIDTH_MAX)?;
+    bound(
+        "max_position_embeddings",
+        config.max_position_embeddings,
+        POSITIONS_MAX,
+    )?;
+    bound("vocab_size", config.vocab_size, VOCABULARY_MAX)?;
+    bound("type_vocab_size", config.type_vocab_size, TOKEN_TYPES_MAX)?;
+    if !(0.0..1.0).contains(&config.layer_norm_eps) {
+        let fact = format!("layer_norm_eps is {} (config.json)", config.layer_norm_eps);
+        return Err(fault(fact, "it must be from 0 to 1"));
+    }
+    let (width, heads) = (config.hidden_size, config.num_attention_heads);
+    let unit = EncoderShape::WIDTH_UNIT;
+    let head_size = width / heads;
+    let fits = width.is_multiple_of(heads)
+        && head_size.is_multiple_of(unit)
+        && config.intermediate_size.is_multiple_of(unit);
+    if head_size == 0 || !fits {
+        return Err(fault(
+            format!(
+                "sizes that are no multiples of {unit} are not supported: hidden_size {width} in {heads} heads, \
+                 intermediate_size {} (config.json)",
+                config.intermediate_size
+            ),
+            format!(
+                "the size of a head and of the feed-forward network must be multiples of {unit}"
+            ),
+        ));
+    }
+    Ok(EncoderShape {
+        vocabulary: config.vocab_size,
+        positions: config.max_position_embeddings,
+        token_types: config.type_vocab_size,
+        layers: config.num_hidden_layers,
+        attention: AttentionShape { heads, head_size },
+        intermediate: config.intermediate_size,
+        variance_floor: config.layer_norm_eps as f32,
+        pooling,
+    })
+}
+
+fn tokens_max(
+    files: &SmallFiles,
+    lengths: &SentenceBertConfig,
+    positions: usize,
+) -> Result<usize, ComponentError> {
+    let tokenizer: TokenizerConfig =
+        optional("tokenizer_config.json", files.tokenizer_config.as_deref())?;
+    let of_tokenizer = tokenizer.model_max_length.unwrap_or(f64::INFINITY);
+    // A float beyond the largest integer becomes that one.
+    let tokens = lengths
+        .max_seq_length
+        .unwrap_or_else(|| (of_tokenizer as usize).min(positions));
+    if !(TOKENS_MIN..=positions).contains(&tokens) {
+        return Err(fault(
+            format!("the model looks at {tokens} tokens of a text but has {positions} positions"),
+            "max_seq_length in sentence_bert_config.json must fit max_position_embeddings in config.json",
+        ));
+    }
+    Ok(tokens)
+}

@@ -1,0 +1,256 @@
+//! A sentence encoder on the processor, whatever BERT it is: texts with their prefix, to token ids,
+//! to unit vectors.
+//!
+//! Both lanes compute on their callers' threads, on one shared copy of the weights. Bulk work goes
+//! in micro-batches on threads of lower priority, so a query is never queued behind it. Queries and
+//! passages may have prefixes, which count as tokens.
+//!
+//! Invariant: a text's vector is the same to the bit in every batch of its lane and on every thread
+//! of one machine, and only finite vectors are given out.
+
+use crate::cpu::{Backend, Encoder};
+use crate::lane_priority::lower_for_bulk;
+use crate::model_files::Description;
+use crate::tokenize::Tokenizer;
+use rustc_hash::FxHashMap;
+use std::num::NonZero;
+use std::sync::Arc;
+use vectide_model::{
+    ComponentError, Device, EmbedConfig, EmbedError, Embedder, Lane, ModelIdentity, TokenCounter,
+};
+
+/// Tokens of a micro-batch: enough rows to keep the weights' traffic small beside the arithmetic,
+/// few enough that a small model takes less than a tenth of a second and its scratch memory 9 MB.
+const MICRO_BATCH_TOKENS: usize = 512;
+
+/// The embedder.
+pub struct SentenceEncoder {
+    identity: ModelIdentity,
+    encoder: Encoder,
+    tokenizer: Arc<Tokenizer>,
+    query_prefix: String,
+    passage_prefix: String,
+    bulk_threads: usize,
+}
+
+/// What a sentence encoder is made of.
+pub(crate) struct EncoderParts<'a> {
+    /// Its name for a person.
+    pub(crate) name: String,
+    /// What its files say, as the configuration changes it.
+    pub(crate) description: Description,
+    /// Contents of `model.safetensors`.
+    pub(crate) weights: &'a [u8],
+    /// Contents of `tokenizer.json`.
+    pub(crate) tokenizer: &'a [u8],
+    /// Dimensions kept, where not all are.
+    pub(crate) dimensions: Option<usize>,
+    /// Names everything that a passage's vector depends on but rounding.
+    pub(crate) fingerprint: String,
+}
+
+impl SentenceEncoder {
+    /// Makes it ready on an instruction set.
+    ///
+    /// # Errors
+    /// When the contents do not fit the description.
+    pub(crate) fn new(parts: EncoderParts<'_>, backend: Backend) -> Result<Self, ComponentError> {
+        let description = parts.description;
+        let fault = |detail: String| {
+            ComponentError::new(
+                "path",
+                format!("{}: {detail}", parts.name),
+                "copy all files again from the same revision of the model's repository",
+            )
+        };
+        let tokenizer = Tokenizer::from_json(parts.tokenizer, description.tokens_max)
+            .map_err(|error| fault(error.to_string()))?;
+        let pieces = tokenizer.largest_id() as usize + 1;
+        if pieces > description.shape.vocabulary {
+            return Err(fault(format!(
+                "tokenizer.json has ids up to {} where config.json has vocab_size {}",
+                pieces - 1,
+                description.shape.vocabulary
+            )));
+        }
+        if description.is_lower_case && tokenizer.encode("A") != tokenizer.encode("a") {
+            return Err(fault(
+                "sentence_bert_config.json lower-cases texts but tokenizer.json does not".into(),
+            ));
+        }
+        let dimension = dimension(description.shape.attention.width(), parts.dimensions)?;
+        let encoder = Encoder::read(parts.weights, description.shape, backend)
+            .map_err(|error| fault(error.to_string()))?;
+        let tokens_max = tokens_beside(&description, &tokenizer)?;
+        Ok(Self {
+            identity: ModelIdentity {
+                name: parts.name,
+                fingerprint: parts.fingerprint,
+                dimension,
+                tokens_max,
+                device: format!("cpu ({})", backend.name()),
+            },
+            encoder,
+            tokenizer: Arc::new(tokenizer),
+            query_prefix: description.query_prefix,
+            passage_prefix: description.passage_prefix,
+            // One a core: they are of low priority and give way to whatever else runs.
+            bulk_threads: std::thread::available_parallelism().map_or(1, NonZero::get),
+        })
+    }
+
+    /// The model's tokenizer.
+    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
+        &self.tokenizer
+    }
+
+    /// Encodes texts that differ from each other, in micro-batches.
+    fn encode(&self, prefix: &str, texts: &[&str]) -> Vec<Vec<f32>> {
+        let mut vectors = Vec::with_capacity(texts.len());
+        let mut batch: Vec<Vec<u32>> = Vec::new();
+        let mut batch_tokens = 0;
+        let mut run = |batch: &mut Vec<Vec<u32>>| {
+            let ids: Vec<&[u32]> = batch.iter().map(Vec::as_slice).collect();
+            vectors.append(&mut self.encoder.encode(&ids, self.identity.dimension));
+            batch.clear();
+        };
+        for text in texts {
+            let ids = match prefix {
+                "" => self.tokenizer.encode(text),
+                prefix => self.tokenizer.encode(&[prefix, text].concat()),
+            };
+            if batch_tokens + ids.len() > MICRO_BATCH_TOKENS {
+                run(&mut batch);
+                batch_tokens = 0;
+            }
+            batch_tokens += ids.len();
+            batch.push(ids);
+        }
+        run(&mut batch);
+        vectors
+    }
+}
+
+/// Changes what a model's files say to what the configuration says.
+///
+/// # Errors
+/// When the configuration asks for what this build or the model does not have.
+pub(crate) fn configure(
+    config: &EmbedConfig,
+    description: &mut Description,
+) -> Result<(), ComponentError> {
+    if config.device == Device::Cuda {
+        return Err(ComponentError::new(
+            "device",
+            "this build has no CUDA backend yet",
+            "use `device: auto` or `device: cpu`",
+        ));
+    }
+    if let Some(tokens) = config.max_tokens {
+        description.set_tokens_max(tokens)?;
+    }
+    let set = |to: &mut String, prefix: &Option<String>| {
+        if let Some(prefix) = prefix {
+            to.clone_from(prefix);
+        }
+    };
+    set(&mut description.query_prefix, &config.query_prefix);
+    set(&mut description.passage_prefix, &config.passage_prefix);
+    Ok(())
+}
+
+/// Tells once why the processor is used.
+pub(crate) fn tell_device(config: &EmbedConfig, model: &str, backend: Backend) {
+    if config.device == Device::Auto {
+        tracing::info!(
+            model,
+            instructions = backend.name(),
+            "embedding on the CPU: this build has no CUDA backend yet"
+        );
+    }
+}
+
+fn dimension(width: usize, wanted: Option<usize>) -> Result<usize, ComponentError> {
+    let dimension = wanted.unwrap_or(width);
+    if (1..=width).contains(&dimension) {
+        return Ok(dimension);
+    }
+    Err(ComponentError::new(
+        "dimensions",
+        format!("the model has {width} dimensions, which can't be cut to {dimension}"),
+        format!("use 1 to {width}, as many as the model was trained to be cut to"),
+    ))
+}
+
+/// Tokens that a passage may have beside its prefix; both prefixes must leave room for text.
+fn tokens_beside(
+    description: &Description,
+    tokenizer: &Tokenizer,
+) -> Result<usize, ComponentError> {
+    let left = |field: &str, prefix: &str| {
+        let tokens = tokenizer.count(prefix);
+        // Two special tokens and one of text.
+        if tokens + 3 > description.tokens_max {
+            return Err(ComponentError::new(
+                field,
+                format!(
+                    "the prefix has {tokens} tokens and leaves no room for text in {}",
+                    description.tokens_max
+                ),
+                "use a shorter prefix or more `max_tokens`",
+            ));
+        }
+        Ok(description.tokens_max - tokens)
+    };
+    left("query_prefix", &description.query_prefix)?;
+    left("passage_prefix", &description.passage_prefix)
+}
+
+impl Embedder for SentenceEncoder {
+    fn identity(&self) -> &ModelIdentity {
+        &self.identity
+    }
+
+    fn embed(&self, lane: Lane, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError> {
+        let prefix = match lane {
+            Lane::Bulk => {
+                lower_for_bulk();
+                &self.passage_prefix
+            }
+            Lane::Query => &self.query_prefix,
+        };
+        // Equal texts are encoded once.
+        let mut distinct: Vec<&str> = Vec::with_capacity(texts.len());
+        let mut places: FxHashMap<&str, usize> = FxHashMap::default();
+        let places: Vec<usize> = texts
+            .iter()
+            .map(|text| {
+                *places.entry(text).or_insert_with(|| {
+                    distinct.push(text);
+                    distinct.len() - 1
+                })
+            })
+            .collect();
+        let vectors = self.encode(prefix, &distinct);
+        if vectors.iter().flatten().any(|value| !value.is_finite()) {
+            let fact = format!("{} gives a vector that is not finite", self.identity.name);
+            return Err(EmbedError(fact));
+        }
+        if vectors.len() == texts.len() {
+            return Ok(vectors);
+        }
+        Ok(places.iter().map(|place| vectors[*place].clone()).collect())
+    }
+
+    fn token_counter(&self) -> Arc<dyn TokenCounter> {
+        self.tokenizer.clone()
+    }
+
+    fn bulk_threads(&self) -> usize {
+        self.bulk_threads
+    }
+
+    fn worth_remembering(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,368 @@
+//! BERT encoders of other sizes from folders of their files, against a public implementation.
+//!
+//! `data/random` was made once by JAX; `scripts/golden_random_models.py` says how. The weights are a
+//! formula ([`random_models`]), so the numbers are checked where no real weights can be kept.
+
+// Helpers of tests fail like tests.
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/random_models.rs"]
+mod random_models;
+
+use random_models::{data, folder, small_folder};
+use safetensors::Dtype;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::path::Path;
+use vectide_encoder::{Backend, SentenceEncoder, bert};
+use vectide_model::{
+    ComponentError, EmbedConfig, Embedder, Lane, OpenContext, TokenCounter, embedder_contract,
+};
+
+#[derive(Deserialize)]
+struct Golden {
+    lane: String,
+    text: String,
+    ids: Vec<u32>,
+    #[serde(skip)]
+    vector: Vec<f32>,
+}
+
+impl Golden {
+    fn lane(&self) -> Lane {
+        match self.lane.as_str() {
+            "query" => Lane::Query,
+            _ => Lane::Bulk,
+        }
+    }
+}
+
+fn golden(name: &str) -> Vec<Golden> {
+    let lines = std::fs::read_to_string(data().join(name).join("golden.jsonl")).unwrap();
+    let floats = std::fs::read(data().join(name).join("golden.f32")).unwrap();
+    let (floats, _) = floats.as_chunks::<4>();
+    let floats: Vec<f32> = floats
+        .iter()
+        .map(|bytes| f32::from_le_bytes(*bytes))
+        .collect();
+    let width = floats.len() / lines.lines().count();
+    let vectors = floats.chunks_exact(width);
+    let golden = lines.lines().zip(vectors).map(|(line, vector)| Golden {
+        vector: vector.to_vec(),
+        ..serde_json::from_str(line).unwrap()
+    });
+    golden.collect()
+}
+
+fn config(folder: &Path) -> EmbedConfig {
+    EmbedConfig {
+        path: Some(folder.into()),
+        ..EmbedConfig::named(bert::MODEL_NAME)
+    }
+}
+
+fn context() -> OpenContext {
+    OpenContext {
+        config_dir: "/".into(),
+    }
+}
+
+fn open_on(config: &EmbedConfig, backend: Backend) -> SentenceEncoder {
+    bert::open_on(config, &context(), backend).unwrap()
+}
+
+fn open(config: &EmbedConfig) -> SentenceEncoder {
+    open_on(config, Backend::best())
+}
+
+/// Every model, on every instruction set, in both lanes.
+fn check_golden(name: &str, dtype: Dtype, part: &str) {
+    let (_temporary, folder) = folder(name, dtype, part);
+    let config = config(&folder);
+    bert::locate(&config, &context()).unwrap();
+    for backend in Backend::available() {
+        let model = open_on(&config, backend);
+        assert_eq!(model.identity().name, name);
+        let mut largest = 0.0_f32;
+        for case in golden(name) {
+            let vector = &model.embed(case.lane(), &[&case.text]).unwrap()[0];
+            assert_eq!(vector.len(), case.vector.len());
+            for (x, y) in vector.iter().zip(&case.vector) {
+                largest = largest.max((x - y).abs());
+            }
+        }
+        println!("{name} on {backend:?}: largest difference {largest:.1e}");
+        assert!(largest < 1e-5, "{name} on {backend:?}: {largest:e}");
+    }
+}
+
+#[test]
+fn twelve_heads_of_64_and_the_first_token() {
+    check_golden("cls-768", Dtype::F32, "");
+}
+
+#[test]
+fn half_floats_sixteen_heads_and_the_mean() {
+    check_golden("mean-1024", Dtype::F16, "bert.");
+}
+
+#[test]
+fn bfloat16_and_heads_of_32() {
+    check_golden("cls-384", Dtype::BF16, "");
+}
+
+#[test]
+fn prefixes_and_lengths_come_from_the_files() {
+    for (name, dtype, part) in [
+        ("cls-768", Dtype::F32, ""),
+        ("mean-1024", Dtype::F16, "bert."),
+        ("cls-384", Dtype::BF16, ""),
+    ] {
+        let (_temporary, folder) = folder(name, dtype, part);
+        let model = open(&config(&folder));
+        let cases = golden(name);
+        let tokens_max = cases.iter().map(|case| case.ids.len()).max().unwrap();
+        for case in cases.iter().filter(|case| case.lane() == Lane::Bulk) {
+            let prefix = match name {
+                "cls-768" => "passage: ",
+                _ => "",
+            };
+            let ids = model.tokenizer().encode(&format!("{prefix}{}", case.text));
+            assert_eq!(ids, case.ids, "{name}: {:.40}", case.text);
+            let room = tokens_max - model.tokenizer().count(prefix);
+            assert_eq!(model.identity().tokens_max, room);
+        }
+    }
+}
+
+#[test]
+fn the_configuration_goes_before_the_files() {
+    let (_temporary, folder) = folder("cls-384", Dtype::BF16, "");
+    let plain = open(&config(&folder));
+    let cut = open(&EmbedConfig {
+        query_prefix: Some(String::new()),
+        passage_prefix: Some("the passage: ".into()),
+        max_tokens: Some(16),
+        dimensions: Some(128),
+        ..config(&folder)
+    });
+    assert_eq!(cut.identity().dimension, 128);
+    assert_eq!(cut.identity().tokens_max, 13);
+    let text = "the water of a long river";
+    let bulk = |model: &SentenceEncoder, text: &str| {
+        let mut vectors = model.embed(Lane::Bulk, &[text]).unwrap();
+        vectors.remove(0)
+    };
+    // The first dimensions, scaled to length 1 once more.
+    let shorten = |vector: &[f32]| -> Vec<f32> {
+        let length = vector[..128].iter().map(|x| x * x).sum::<f32>().sqrt();
+        vector[..128].iter().map(|x| x / length).collect()
+    };
+    let near = |x: &[f32], y: &[f32]| x.iter().zip(y).all(|(x, y)| (x - y).abs() < 1e-6);
+    let with_prefix = bulk(&plain, &format!("the passage: {text}"));
+    assert!(near(&bulk(&cut, text), &shorten(&with_prefix)));
+    assert!(near(
+        &cut.embed(Lane::Query, &[text]).unwrap()[0],
+        &shorten(&bulk(&plain, text))
+    ));
+    // Sixteen tokens have room for eleven words beside the special ones and the prefix.
+    let words = |count: usize| vec!["water"; count].join(" ");
+    assert!(bulk(&cut, &words(11)) == bulk(&cut, &words(60)));
+    assert!(bulk(&cut, &words(10)) != bulk(&cut, &words(60)));
+    embedder_contract(&cut);
+    embedder_contract(&plain);
+}
+
+#[test]
+fn a_text_has_the_same_bits_in_every_batch() {
+    let (_temporary, folder) = folder("cls-768", Dtype::F32, "");
+    let model = open(&config(&folder));
+    let cases = golden("cls-768");
+    let texts: Vec<&str> = cases.iter().map(|case| case.text.as_str()).collect();
+    let together = model.embed(Lane::Bulk, &texts).unwrap();
+    for (text, vector) in texts.iter().zip(&together) {
+        assert!(model.embed(Lane::Bulk, &[text]).unwrap()[0] == *vector);
+    }
+}
+
+#[test]
+fn the_fingerprint_follows_what_a_passage_depends_on() {
+    let (_temporary, folder) = small_folder();
+    let fingerprint = |config: &EmbedConfig| open(config).identity().fingerprint.clone();
+    let plain = fingerprint(&config(&folder));
+    let with = |change: fn(&mut EmbedConfig)| {
+        let mut config = config(&folder);
+        change(&mut config);
+        fingerprint(&config)
+    };
+    assert_eq!(with(|it| it.query_prefix = Some("other: ".into())), plain);
+    let mut seen = vec![
+        plain.clone(),
+        with(|it| it.passage_prefix = Some("other: ".into())),
+        with(|it| it.max_tokens = Some(32)),
+        with(|it| it.dimensions = Some(32)),
+    ];
+    // One bit of the weights' last value.
+    let path = folder.join("model.safetensors");
+    let mut weights = std::fs::read(&path).unwrap();
+    let end = weights.len() - 4;
+    weights[end] ^= 1;
+    std::fs::write(&path, &weights).unwrap();
+    seen.push(fingerprint(&config(&folder)));
+    weights[end] ^= 1;
+    std::fs::write(&path, weights).unwrap();
+    edit(&folder, "config.json", |it| {
+        it["layer_norm_eps"] = 1e-6.into()
+    });
+    seen.push(fingerprint(&config(&folder)));
+    edit(&folder, "config.json", |it| {
+        it["layer_norm_eps"] = 1e-12.into()
+    });
+    edit(&folder, "config.json", |it| {
+        it["transformers_version"] = "9".into()
+    });
+    assert_eq!(fingerprint(&config(&folder)), plain);
+    let count = seen.len();
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), count, "{seen:?}");
+}
+
+fn edit(folder: &Path, file: &str, change: impl FnOnce(&mut Value)) {
+    let path = folder.join(file);
+    let contents = std::fs::read(&path).unwrap_or_else(|_| b"{}".to_vec());
+    let mut value = serde_json::from_slice(&contents).unwrap();
+    change(&mut value);
+    std::fs::write(path, value.to_string()).unwrap();
+}
+
+/// What `change` makes of a model that can be opened.
+fn refused(change: impl FnOnce(&Path, &mut EmbedConfig)) -> ComponentError {
+    let (_temporary, folder) = small_folder();
+    let mut config = config(&folder);
+    assert!(bert::open(&config, &context()).is_ok());
+    change(&folder, &mut config);
+    let error = bert::open(&config, &context()).err();
+    error.expect("an error")
+}
+
+fn refused_file(file: &str, change: impl FnOnce(&mut Value), fact: &str, hint: &str) {
+    let error = refused(|folder, _| edit(folder, file, change));
+    assert_eq!(error.field, "path");
+    assert!(error.fact.contains(fact), "{error}");
+    assert!(error.hint.contains(hint), "{}", error.hint);
+}
+
+#[test]
+fn what_is_not_supported_is_named_with_what_is() {
+    let config = |key: &'static str, value: Value, fact: &str, hint: &str| {
+        refused_file("config.json", |it| it[key] = value, fact, hint);
+    };
+    config(
+        "model_type",
+        json!("xlm-roberta"),
+        "architecture `xlm-roberta`",
+        "model_type: bert",
+    );
+    config("hidden_act", json!("relu"), "activation `relu`", "GELU");
+    config(
+        "position_embedding_type",
+        json!("relative_key"),
+        "`relative_key`",
+        "absolute positions",
+    );
+    config("is_decoder", json!(true), "a decoder", "sentence encoders");
+    config(
+        "num_attention_heads",
+        json!(4),
+        "hidden_size 64 in 4 heads",
+        "multiples of 32",
+    );
+    config(
+        "num_attention_heads",
+        json!(3),
+        "hidden_size 64 in 3 heads",
+        "multiples of 32",
+    );
+    config(
+        "intermediate_size",
+        json!(100),
+        "intermediate_size 100",
+        "multiples of 32",
+    );
+    config("hidden_size", json!(1_u64 << 40), "hidden_size is", "");
+    config("vocab_size", json!(10), "ids up to", "same revision");
+    config("layer_norm_eps", json!(-1.0), "layer_norm_eps", "");
+    config(
+        "num_hidden_layers",
+        json!(2),
+        "encoder.layer.1",
+        "same revision",
+    );
+    let pooling = "1_Pooling/config.json";
+    let max = |it: &mut Value| {
+        it["pooling_mode_cls_token"] = false.into();
+        it["pooling_mode_max_tokens"] = true.into();
+    };
+    refused_file(pooling, max, "pooling `max_tokens`", "cls and mean");
+    let both = |it: &mut Value| it["pooling_mode_mean_tokens"] = true.into();
+    refused_file(pooling, both, "cls_token+mean_tokens", "one of them");
+    let without_prompt = |it: &mut Value| it["include_prompt"] = false.into();
+    refused_file(pooling, without_prompt, "include_prompt", "all tokens");
+    let dense = |it: &mut Value| it[1]["type"] = "sentence_transformers.models.Dense".into();
+    refused_file("modules.json", dense, "Transformer, Dense", "Pooling");
+    let dot = |it: &mut Value| it["similarity_fn_name"] = "dot".into();
+    refused_file("config_sentence_transformers.json", dot, "`dot`", "cosine");
+    let long = |it: &mut Value| it["max_seq_length"] = 129.into();
+    refused_file(
+        "sentence_bert_config.json",
+        long,
+        "129 tokens",
+        "max_position_embeddings",
+    );
+    let other = |it: &mut Value| it["model"]["type"] = "WordLevel".into();
+    refused_file("tokenizer.json", other, "tokenizer.json", "");
+    let cased = |it: &mut Value| it["normalizer"]["lowercase"] = false.into();
+    let error = refused(|folder, _| {
+        edit(folder, "tokenizer.json", cased);
+        edit(folder, "sentence_bert_config.json", |it| {
+            it["do_lower_case"] = true.into()
+        });
+    });
+    assert!(error.fact.contains("lower-cases"), "{error}");
+}
+
+#[test]
+fn missing_files_and_settings_that_do_not_fit_are_named() {
+    for file in [
+        "config.json",
+        "modules.json",
+        "1_Pooling/config.json",
+        "tokenizer.json",
+        "model.safetensors",
+    ] {
+        let error = refused(|folder, _| std::fs::remove_file(folder.join(file)).unwrap());
+        assert!(
+            error.fact.contains(file) && !error.hint.is_empty(),
+            "{error}"
+        );
+    }
+    let field = |change: fn(&mut EmbedConfig)| refused(|_, config| change(config)).field;
+    assert_eq!(field(|it| it.path = None), "path");
+    assert_eq!(field(|it| it.dimensions = Some(65)), "dimensions");
+    assert_eq!(field(|it| it.dimensions = Some(0)), "dimensions");
+    assert_eq!(field(|it| it.max_tokens = Some(129)), "max_tokens");
+    assert_eq!(field(|it| it.max_tokens = Some(2)), "max_tokens");
+    assert_eq!(
+        field(|it| it.query_prefix = Some("a ".repeat(62))),
+        "query_prefix"
+    );
+    assert_eq!(
+        field(|it| it.passage_prefix = Some("a ".repeat(62))),
+        "passage_prefix"
+    );
+    assert_eq!(
+        field(|it| it.device = vectide_model::Device::Cuda),
+        "device"
+    );
+}
