@@ -139,6 +139,20 @@ pub enum Device {
     Cuda,
 }
 
+/// The numbers that a model computes with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// bfloat16 where the processor has it and the model is known to keep a cosine of 0.9999 to its
+    /// vectors in f32; else f32.
+    #[default]
+    Auto,
+    /// 32-bit floats.
+    F32,
+    /// Products of bfloat16 with sums in 32 bits, or an error.
+    Bf16,
+}
+
 /// The `embed:` section: which model makes the vectors.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -169,6 +183,9 @@ pub struct EmbedConfig {
     /// files say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub passage_prefix: Option<String>,
+    /// The numbers that the model computes with.
+    #[serde(default)]
+    pub precision: Precision,
 }
 
 impl EmbedConfig {
@@ -182,6 +199,7 @@ impl EmbedConfig {
             max_tokens: None,
             query_prefix: None,
             passage_prefix: None,
+            precision: Precision::Auto,
         }
     }
 }

@@ -26,7 +26,7 @@ pub use change::{Change, DeadLetter, DeadLetterReason, Key, Partition, Position,
 pub use chunker::{ChunkError, Chunker, TokenCounter, chunker_contract};
 pub use component::{
     ChunkerConfig, ComponentError, ConnectionCheck, Device, EmbedConfig, OpenContext, OpenEmbedder,
-    PositionProbe, Redecoder, SourceConfig,
+    PositionProbe, Precision, Redecoder, SourceConfig,
 };
 pub use dead_letter::{DeadLetterSink, DeadLetterSinkConfig, DeadLetterSinkError, KeptLetter};
 pub use document::{

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use thread_time::thread_time;
 use vectide_encoder::hashing::Hashing;
-use vectide_encoder::{Backend, SentenceEncoder, minilm};
-use vectide_model::{EmbedConfig, Embedder, Lane, OpenContext};
+use vectide_encoder::{Backend, Products, SentenceEncoder, minilm};
+use vectide_model::{EmbedConfig, Embedder, Lane, OpenContext, Precision};
 
 /// Floating-point operations of the products for one token, without attention: 6 layers of
 /// 2 * 384 * (1152 + 384 + 1536 + 1536).
@@ -69,24 +69,38 @@ fn texts(count: usize, words: usize) -> Vec<String> {
 }
 
 fn main() {
-    let config = EmbedConfig::named(minilm::MODEL_NAME);
-    let context = OpenContext {
-        config_dir: ".".into(),
-    };
     for backend in Backend::available() {
-        let model = minilm::open_on(&config, &context, backend);
-        let model = model.unwrap_or_else(|error| panic!("{error}; {}", error.hint));
-        println!("== {} ==", model.identity().device);
         let is_best = backend == Backend::best();
-        bulk(&model, backend, if is_best { 4 } else { 1 });
-        if is_best {
-            query_latency(&model);
+        for (products, precision) in [
+            (Products::F32, Precision::F32),
+            (Products::Bf16, Precision::Bf16),
+        ] {
+            if products.are_available(backend) {
+                let model = open(backend, precision);
+                println!("== {} ==", model.identity().device);
+                bulk(&model, (backend, products), if is_best { 4 } else { 1 });
+                if is_best {
+                    query_latency(&model);
+                }
+            }
         }
     }
     hashing();
 }
 
-fn bulk(model: &SentenceEncoder, backend: Backend, rounds: usize) {
+fn open(backend: Backend, precision: Precision) -> SentenceEncoder {
+    let config = EmbedConfig {
+        precision,
+        ..EmbedConfig::named(minilm::MODEL_NAME)
+    };
+    let context = OpenContext {
+        config_dir: ".".into(),
+    };
+    let model = minilm::open_on(&config, &context, backend);
+    model.unwrap_or_else(|error| panic!("{error}; {}", error.hint))
+}
+
+fn bulk(model: &SentenceEncoder, arithmetic: (Backend, Products), rounds: usize) {
     let corpus = texts(24, 112);
     let texts: Vec<&str> = corpus.iter().map(String::as_str).collect();
     let lengths = texts
@@ -102,7 +116,7 @@ fn bulk(model: &SentenceEncoder, backend: Backend, rounds: usize) {
         let (mut wall_seconds, mut seconds) = (f64::INFINITY, f64::INFINITY);
         let mut peak = 0.0_f64;
         for _ in 0..rounds {
-            peak = peak.max(peak_flops(backend));
+            peak = peak.max(peak_flops(arithmetic));
             let start = Instant::now();
             // Threads of normal priority: bulk ones would give way to other programs.
             let embed = || thread_time(|| model.embed(Lane::Query, &texts));
@@ -132,48 +146,23 @@ fn bulk(model: &SentenceEncoder, backend: Backend, rounds: usize) {
     }
 }
 
-/// What one core does in a loop of nothing but fused multiplications and additions.
-fn peak_flops(backend: Backend) -> f64 {
+/// What one core does in a loop of nothing but fused multiplications and additions; 0 where that is
+/// not known.
+fn peak_flops(arithmetic: (Backend, Products)) -> f64 {
     #[cfg(target_arch = "x86_64")]
-    if backend == Backend::Avx2 {
-        return avx2::peak_flops();
+    {
+        peak::peak_flops(arithmetic)
     }
-    let _ = backend;
-    0.0
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = arithmetic;
+        0.0
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
-#[allow(unsafe_code)]
-mod avx2 {
-    use std::arch::x86_64::*;
-    use std::hint::black_box;
-
-    const STEPS: usize = 4_000_000;
-    const CHAINS: usize = 12;
-
-    pub(super) fn peak_flops() -> f64 {
-        // SAFETY: the caller's backend exists only where AVX2 and FMA were detected.
-        let seconds = super::thread_time(|| unsafe { multiply_and_add(black_box(1.0)) });
-        (STEPS * CHAINS * 8 * 2) as f64 / seconds
-    }
-
-    /// # Safety
-    /// The processor must have AVX2 and FMA.
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn multiply_and_add(value: f32) -> f32 {
-        let mut sums = [_mm256_set1_ps(value); CHAINS];
-        let factor = _mm256_set1_ps(black_box(0.999));
-        for _ in 0..STEPS {
-            for sum in &mut sums {
-                *sum = _mm256_fmadd_ps(*sum, factor, factor);
-            }
-        }
-        let total = sums
-            .into_iter()
-            .fold(_mm256_setzero_ps(), |a, b| _mm256_add_ps(a, b));
-        _mm256_cvtss_f32(total)
-    }
-}
+#[path = "support/peak.rs"]
+mod peak;
 
 fn query_latency(model: &SentenceEncoder) {
     let query = "how do I restart the index after a crash";

@@ -6,9 +6,9 @@
 //! Invariant: the fingerprint follows every byte of weights and tokenizer, and everything else that
 //! a passage's vector depends on; not the folder's name.
 
-use crate::cpu::Backend;
+use crate::cpu::{Backend, Products};
 use crate::model_files::{Description, ModelFolder, look, read_description, short_digest};
-use crate::sentence_encoder::{EncoderParts, SentenceEncoder, configure, tell_device};
+use crate::sentence_encoder::{EncoderParts, SentenceEncoder, configure, products, tell_device};
 use std::path::PathBuf;
 use std::sync::Arc;
 use vectide_model::{ComponentError, EmbedConfig, Embedder, OpenContext};
@@ -17,6 +17,9 @@ use vectide_model::{ComponentError, EmbedConfig, Embedder, OpenContext};
 pub const MODEL_NAME: &str = "bert";
 /// Changes with anything that could change a vector by more than rounding.
 const ALGORITHM_VERSION: &str = "bert-1";
+/// What `precision: auto` computes with: how much a model loses in bfloat16 is not known before it
+/// was measured.
+const PRODUCTS_BEST: Products = Products::F32;
 
 /// Opens the embedder.
 ///
@@ -53,6 +56,7 @@ pub fn open_on(
     context: &OpenContext,
     backend: Backend,
 ) -> Result<SentenceEncoder, ComponentError> {
+    let products = products(config, backend, PRODUCTS_BEST)?;
     let folder = folder(config, context)?;
     configure(config, &mut read_description(&folder)?)?;
     let files = ModelFolder::read(&folder)?;
@@ -68,6 +72,7 @@ pub fn open_on(
         weights: &files.weights,
         tokenizer: &files.tokenizer,
         dimensions: config.dimensions,
+        products,
     };
     SentenceEncoder::new(parts, backend)
 }

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use vectide_model::{
     ComponentError, Device, EmbedConfig, EmbedError, Embedder, Lane, ModelIdentity, OpenContext,
-    TokenCounter,
+    Precision, TokenCounter,
 };
 
 /// The name under `model:`.
@@ -60,6 +60,7 @@ pub fn open(
         ("max_tokens", config.max_tokens.is_some()),
         ("query_prefix", config.query_prefix.is_some()),
         ("passage_prefix", config.passage_prefix.is_some()),
+        ("precision", config.precision != Precision::Auto),
     ] {
         if is_set {
             return Err(ComponentError::new(

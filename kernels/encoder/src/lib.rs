@@ -17,6 +17,6 @@ pub mod model_files;
 mod sentence_encoder;
 mod tokenize;
 
-pub use cpu::Backend;
+pub use cpu::{Backend, Products};
 pub use sentence_encoder::SentenceEncoder;
 pub use tokenize::{Tokenizer, TokenizerError};

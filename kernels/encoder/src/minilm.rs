@@ -5,9 +5,9 @@
 //!
 //! Invariant: its fingerprint without options stays what it was, so that no state embeds again.
 
-use crate::cpu::{AttentionShape, Backend, EncoderShape, Pooling};
+use crate::cpu::{AttentionShape, Backend, EncoderShape, Pooling, Products};
 use crate::model_files::{self, ALL_MINILM_L6_V2, Description, short_digest};
-use crate::sentence_encoder::{EncoderParts, SentenceEncoder, configure, tell_device};
+use crate::sentence_encoder::{EncoderParts, SentenceEncoder, configure, products, tell_device};
 use std::sync::Arc;
 use vectide_model::{ComponentError, EmbedConfig, Embedder, OpenContext};
 
@@ -15,6 +15,9 @@ use vectide_model::{ComponentError, EmbedConfig, Embedder, OpenContext};
 pub const MODEL_NAME: &str = ALL_MINILM_L6_V2.name;
 /// Changes with anything here that could change a vector by more than rounding.
 const ALGORITHM_VERSION: &str = "bert-mean-1";
+/// What `precision: auto` computes with: its vectors in bfloat16 keep a cosine of 0.9999 to those in
+/// f32 (`tests/precision.rs`, on a thousand texts).
+const PRODUCTS_BEST: Products = Products::Bf16;
 
 /// Opens the embedder, fetching the model where it is not on this machine.
 ///
@@ -50,6 +53,7 @@ pub fn open_on(
     backend: Backend,
 ) -> Result<SentenceEncoder, ComponentError> {
     let description = describe(config)?;
+    let products = products(config, backend, PRODUCTS_BEST)?;
     let files = model_files::find(&ALL_MINILM_L6_V2, config, context)?;
     tell_device(config, MODEL_NAME, backend);
     let parts = EncoderParts {
@@ -59,6 +63,7 @@ pub fn open_on(
         weights: &files.weights,
         tokenizer: &files.tokenizer,
         dimensions: None,
+        products,
     };
     SentenceEncoder::new(parts, backend)
 }

@@ -8,7 +8,7 @@
 //! Invariant: a text's vector is the same to the bit in every batch of its lane and on every thread
 //! of one machine, and only finite vectors are given out.
 
-use crate::cpu::{Backend, Encoder};
+use crate::cpu::{Backend, Encoder, Products};
 use crate::lane_priority::lower_for_bulk;
 use crate::model_files::Description;
 use crate::tokenize::Tokenizer;
@@ -16,7 +16,8 @@ use rustc_hash::FxHashMap;
 use std::num::NonZero;
 use std::sync::Arc;
 use vectide_model::{
-    ComponentError, Device, EmbedConfig, EmbedError, Embedder, Lane, ModelIdentity, TokenCounter,
+    ComponentError, Device, EmbedConfig, EmbedError, Embedder, Lane, ModelIdentity, Precision,
+    TokenCounter,
 };
 
 /// Tokens of a micro-batch: enough rows to keep the weights' traffic small beside the arithmetic,
@@ -45,6 +46,8 @@ pub(crate) struct EncoderParts<'a> {
     pub(crate) tokenizer: &'a [u8],
     /// Dimensions kept, where not all are.
     pub(crate) dimensions: Option<usize>,
+    /// The numbers that it computes with.
+    pub(crate) products: Products,
     /// Names everything that a passage's vector depends on but rounding.
     pub(crate) fingerprint: String,
 }
@@ -79,7 +82,7 @@ impl SentenceEncoder {
             ));
         }
         let dimension = dimension(description.shape.attention.width(), parts.dimensions)?;
-        let encoder = Encoder::read(parts.weights, description.shape, backend)
+        let encoder = Encoder::read(parts.weights, description.shape, backend, parts.products)
             .map_err(|error| fault(error.to_string()))?;
         let tokens_max = tokens_beside(&description, &tokenizer)?;
         Ok(Self {
@@ -88,7 +91,10 @@ impl SentenceEncoder {
                 fingerprint: parts.fingerprint,
                 dimension,
                 tokens_max,
-                device: format!("cpu ({})", backend.name()),
+                device: match parts.products {
+                    Products::F32 => format!("cpu ({})", backend.name()),
+                    Products::Bf16 => format!("cpu ({}, bf16)", backend.name()),
+                },
             },
             encoder,
             tokenizer: Arc::new(tokenizer),
@@ -157,6 +163,27 @@ pub(crate) fn configure(
     set(&mut description.query_prefix, &config.query_prefix);
     set(&mut description.passage_prefix, &config.passage_prefix);
     Ok(())
+}
+
+/// What the products are made of on a backend: `best` where the configuration leaves the choice.
+///
+/// # Errors
+/// When the configuration asks for what the processor does not have.
+pub(crate) fn products(
+    config: &EmbedConfig,
+    backend: Backend,
+    best: Products,
+) -> Result<Products, ComponentError> {
+    match config.precision {
+        Precision::Auto if best.are_available(backend) => Ok(best),
+        Precision::Auto | Precision::F32 => Ok(Products::F32),
+        Precision::Bf16 if Products::Bf16.are_available(backend) => Ok(Products::Bf16),
+        Precision::Bf16 => Err(ComponentError::new(
+            "precision",
+            "this processor has no products of bfloat16 (AVX-512 with its BF16 extension)",
+            "use `precision: auto` or `precision: f32`",
+        )),
+    }
 }
 
 /// Tells once why the processor is used.

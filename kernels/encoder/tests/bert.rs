@@ -14,9 +14,10 @@ use safetensors::Dtype;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::path::Path;
-use vectide_encoder::{Backend, SentenceEncoder, bert};
+use vectide_encoder::{Backend, Products, SentenceEncoder, bert};
 use vectide_model::{
-    ComponentError, EmbedConfig, Embedder, Lane, OpenContext, TokenCounter, embedder_contract,
+    ComponentError, EmbedConfig, Embedder, Lane, OpenContext, Precision, TokenCounter,
+    embedder_contract,
 };
 
 #[derive(Deserialize)]
@@ -94,6 +95,26 @@ fn check_golden(name: &str, dtype: Dtype, part: &str) {
         println!("{name} on {backend:?}: largest difference {largest:.1e}");
         assert!(largest < 1e-5, "{name} on {backend:?}: {largest:e}");
     }
+    check_bfloat16(&config, name);
+}
+
+/// Random weights lose more in bfloat16 than trained ones: enough that a wrong product would show.
+fn check_bfloat16(config: &EmbedConfig, name: &str) {
+    if !Products::Bf16.are_available(Backend::best()) {
+        println!("skipped: {name} in bfloat16: this processor has no such products");
+        return;
+    }
+    let model = open(&EmbedConfig {
+        precision: Precision::Bf16,
+        ..config.clone()
+    });
+    let mut least = 1.0_f32;
+    for case in golden(name) {
+        let vector = &model.embed(case.lane(), &[&case.text]).unwrap()[0];
+        least = least.min(vector.iter().zip(&case.vector).map(|(x, y)| x * y).sum());
+    }
+    println!("{name} in bfloat16: least cosine {least:.6}");
+    assert!(least > 0.999, "{name}: {least}");
 }
 
 #[test]

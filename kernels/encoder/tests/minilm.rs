@@ -10,7 +10,7 @@ use serde::Deserialize;
 use std::path::Path;
 use std::sync::LazyLock;
 use vectide_encoder::{Backend, SentenceEncoder, minilm, model_files};
-use vectide_model::{EmbedConfig, Embedder, Lane, OpenContext, embedder_contract};
+use vectide_model::{EmbedConfig, Embedder, Lane, OpenContext, Precision, embedder_contract};
 
 #[derive(Deserialize)]
 struct Golden {
@@ -44,7 +44,10 @@ fn golden() -> Vec<Golden> {
 
 fn open(backend: Backend) -> SentenceEncoder {
     model_files::fetch("all-MiniLM-L6-v2").unwrap();
-    let config = EmbedConfig::named(minilm::MODEL_NAME);
+    let config = EmbedConfig {
+        precision: Precision::F32,
+        ..EmbedConfig::named(minilm::MODEL_NAME)
+    };
     let context = OpenContext {
         config_dir: ".".into(),
     };

@@ -8,7 +8,7 @@
 use super::Backend;
 use super::attention::{Attention, AttentionScratch};
 use super::buffer::AlignedBuffer;
-use super::linear::{Linear, PackedLinear};
+use super::dense::{DenseScratch, Products};
 use super::rows::{AddAndNormalise, LayerNorm, PoolRows};
 use super::tile::Finish;
 use super::weights::{EncoderShape, EncoderWeights, LayerWeights, WeightsError};
@@ -40,6 +40,7 @@ struct Scratch {
     /// `[rows][intermediate]`
     intermediate: AlignedBuffer,
     attention: AttentionScratch,
+    dense: DenseScratch,
 }
 
 impl Encoder {
@@ -48,11 +49,12 @@ impl Encoder {
         file: &[u8],
         shape: EncoderShape,
         backend: Backend,
+        products: Products,
     ) -> Result<Self, WeightsError> {
         Ok(Self {
             shape,
             backend,
-            weights: EncoderWeights::read(file, shape, backend)?,
+            weights: EncoderWeights::read(file, shape, backend, products)?,
             scratches: Mutex::default(),
         })
     }
@@ -144,12 +146,12 @@ impl Encoder {
     fn attend(&self, layer: &LayerWeights, lengths: &[usize], scratch: &mut Scratch) {
         let width = self.width();
         let rows = lengths.iter().sum();
-        self.product(
-            &layer.queries_keys_values,
-            rows,
-            &scratch.hidden,
+        layer.queries_keys_values.run(
+            self.backend,
+            (rows, &scratch.hidden),
             &mut scratch.queries_keys_values,
             Finish::Store,
+            &mut scratch.dense,
         );
         let mut first = 0;
         for tokens in lengths {
@@ -162,48 +164,31 @@ impl Encoder {
             });
             first += tokens;
         }
-        self.product(
-            &layer.attention_output,
-            rows,
-            &scratch.context,
+        layer.attention_output.run(
+            self.backend,
+            (rows, &scratch.context),
             &mut scratch.added,
             Finish::Store,
+            &mut scratch.dense,
         );
     }
 
     /// The feed-forward network; the result is left in `added`.
     fn feed_forward(&self, layer: &LayerWeights, rows: usize, scratch: &mut Scratch) {
-        self.product(
-            &layer.expand,
-            rows,
-            &scratch.hidden,
+        layer.expand.run(
+            self.backend,
+            (rows, &scratch.hidden),
             &mut scratch.intermediate,
             Finish::Gelu,
+            &mut scratch.dense,
         );
-        self.product(
-            &layer.contract,
-            rows,
-            &scratch.intermediate,
+        layer.contract.run(
+            self.backend,
+            (rows, &scratch.intermediate),
             &mut scratch.added,
             Finish::Store,
+            &mut scratch.dense,
         );
-    }
-
-    fn product(
-        &self,
-        layer: &PackedLinear,
-        rows: usize,
-        input: &[f32],
-        out: &mut [f32],
-        finish: Finish,
-    ) {
-        self.backend.run(Linear {
-            layer,
-            input,
-            rows,
-            out,
-            finish,
-        });
     }
 }
 

@@ -1,13 +1,17 @@
 //! The encoder on the processor: which instruction set runs it, and its parts.
 //!
-//! [`lanes`] names the vector operations, [`tile`] is the inner loop of every product, [`linear`],
-//! [`attention`] and [`rows`] are the kernels, [`weights`] reads and packs a model, and [`encoder`]
-//! is the forward pass over ragged batches.
+//! [`lanes`] names the vector operations, [`tile`] is the inner loop of every product of 32-bit
+//! floats, [`linear`], [`attention`] and [`rows`] are the kernels, [`bf16`] is the linear one in
+//! bfloat16 and [`dense`] either of both, [`weights`] reads and packs a model, and [`encoder`] is the
+//! forward pass over ragged batches.
 //!
 //! Invariant: a kernel for an instruction set runs only after the processor was asked for it.
 
 mod attention;
+#[cfg(target_arch = "x86_64")]
+mod bf16;
 mod buffer;
+mod dense;
 mod encoder;
 mod functions;
 mod lanes;
@@ -19,6 +23,7 @@ mod weights;
 mod x86;
 
 pub(crate) use attention::AttentionShape;
+pub use dense::Products;
 pub(crate) use encoder::Encoder;
 pub(crate) use rows::Pooling;
 pub(crate) use weights::EncoderShape;

@@ -6,7 +6,7 @@
 use super::Backend;
 use super::attention::AttentionShape;
 use super::buffer::AlignedBuffer;
-use super::linear::PackedLinear;
+use super::dense::{DenseLayer, Products};
 use super::rows::{LayerNorm, Pooling};
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
@@ -75,11 +75,11 @@ pub(crate) enum WeightsError {
 
 /// One layer.
 pub(crate) struct LayerWeights {
-    pub(crate) queries_keys_values: PackedLinear,
-    pub(crate) attention_output: PackedLinear,
+    pub(crate) queries_keys_values: DenseLayer,
+    pub(crate) attention_output: DenseLayer,
     pub(crate) attention_norm: LayerNorm,
-    pub(crate) expand: PackedLinear,
-    pub(crate) contract: PackedLinear,
+    pub(crate) expand: DenseLayer,
+    pub(crate) contract: DenseLayer,
     pub(crate) output_norm: LayerNorm,
 }
 
@@ -100,6 +100,7 @@ impl EncoderWeights {
         file: &[u8],
         shape: EncoderShape,
         backend: Backend,
+        products: Products,
     ) -> Result<Self, WeightsError> {
         let tensors = SafeTensors::deserialize(file)?;
         let is_part = tensors.tensor(&format!("{PART}{WORDS}")).is_ok();
@@ -107,7 +108,8 @@ impl EncoderWeights {
             tensors,
             part: if is_part { PART } else { "" },
             shape,
-            panel_width: backend.panel_width(),
+            backend,
+            products,
         };
         let width = shape.attention.width();
         let types = reader.tensor(
@@ -143,7 +145,8 @@ struct Reader<'a> {
     tensors: SafeTensors<'a>,
     part: &'static str,
     shape: EncoderShape,
-    panel_width: usize,
+    backend: Backend,
+    products: Products,
 }
 
 impl Reader<'_> {
@@ -211,14 +214,19 @@ impl Reader<'_> {
         name: &str,
         outputs: usize,
         inputs: usize,
-    ) -> Result<PackedLinear, WeightsError> {
+    ) -> Result<DenseLayer, WeightsError> {
         let weights = self.tensor(&format!("{name}.weight"), &[outputs, inputs])?;
         let bias = self.tensor(&format!("{name}.bias"), &[outputs])?;
-        Ok(PackedLinear::pack(&weights, &bias, self.panel_width))
+        Ok(DenseLayer::pack(
+            &weights,
+            &bias,
+            self.backend,
+            self.products,
+        ))
     }
 
     /// The three projections as one product; the queries carry the scale of the scores.
-    fn queries_keys_values(&self, prefix: &str) -> Result<PackedLinear, WeightsError> {
+    fn queries_keys_values(&self, prefix: &str) -> Result<DenseLayer, WeightsError> {
         let width = self.shape.attention.width();
         let scale = 1.0 / (self.shape.attention.head_size as f32).sqrt();
         let mut weights = Vec::with_capacity(3 * width * width);
@@ -230,7 +238,12 @@ impl Reader<'_> {
             weights.extend(part_weights.iter().map(|x| x * factor));
             bias.extend(part_bias.iter().map(|x| x * factor));
         }
-        Ok(PackedLinear::pack(&weights, &bias, self.panel_width))
+        Ok(DenseLayer::pack(
+            &weights,
+            &bias,
+            self.backend,
+            self.products,
+        ))
     }
 
     fn layer(&self, layer: usize) -> Result<LayerWeights, WeightsError> {
@@ -258,7 +271,7 @@ mod tests {
     use safetensors::tensor::{TensorView, serialize};
 
     fn read(file: &[u8]) -> Result<EncoderWeights, String> {
-        EncoderWeights::read(file, SMALL_SHAPE, Backend::Portable)
+        EncoderWeights::read(file, SMALL_SHAPE, Backend::Portable, Products::F32)
             .map_err(|error| error.to_string())
     }
 

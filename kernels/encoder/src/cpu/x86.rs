@@ -13,7 +13,7 @@ pub(crate) struct Avx2(__m256);
 
 /// Sixteen lanes of AVX-512.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512(__m512);
+pub(crate) struct Avx512(pub(super) __m512);
 
 /// # Safety
 /// The processor must have AVX2 and FMA.

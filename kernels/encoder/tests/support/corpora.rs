@@ -32,6 +32,9 @@ pub(crate) const OTEL: Corpus = corpus("otel-docs-changes/events.jsonl.zst", "co
 /// Japanese paragraphs.
 pub(crate) const JAQUAD: Corpus = corpus("jaquad-dev/corpus.jsonl.zst", "text");
 
+/// English questions.
+pub(crate) const QUESTIONS: Corpus = corpus("squad-dev/queries.jsonl.zst", "text");
+
 /// Every text of the data but [`OTEL`]'s.
 pub(crate) const RETRIEVAL: [Corpus; 15] = [
     corpus("scifact/corpus.jsonl.zst", "title"),
@@ -40,7 +43,7 @@ pub(crate) const RETRIEVAL: [Corpus; 15] = [
     corpus("squad-dev/corpus.jsonl.zst", "title"),
     SQUAD,
     corpus("squad-dev/articles.jsonl.zst", "text"),
-    corpus("squad-dev/queries.jsonl.zst", "text"),
+    QUESTIONS,
     corpus("squad-newwiki/corpus.jsonl.zst", "title"),
     corpus("squad-newwiki/corpus.jsonl.zst", "text"),
     corpus("squad-newwiki/articles.jsonl.zst", "text"),

@@ -1,0 +1,362 @@
+//! A fully connected layer in bfloat16 on AVX-512: products of 16-bit floats, summed in 32 bits.
+//!
+//! `vdpbf16ps` multiplies pairs and adds both to a 32-bit sum, twice what a 32-bit multiplication does
+//! in the same time. So inputs stand in pairs: weights are packed in panels of [`PANEL_WIDTH`] columns,
+//! each row of a panel one pair of inputs deep, and a block of input rows is rounded to pairs just
+//! before its products. Bias, GELU and the output stay in 32 bits.
+//!
+//! Invariant: a row of the output depends on its row of the input alone, bit for bit; nothing here
+//! runs unless the processor was asked for the instruction.
+
+#![allow(unsafe_code)]
+
+use super::buffer::AlignedBuffer;
+use super::functions::gelu;
+use super::tile::{Finish, even_tiles};
+use super::x86::Avx512;
+use half::bf16;
+use std::arch::x86_64::*;
+
+/// Columns of a panel: two vectors of sums.
+pub(crate) const PANEL_WIDTH: usize = 32;
+/// Rows of a tile: 24 vectors of sums, 2 of weights and one of input fill the register file.
+const TILE_ROWS: usize = 12;
+/// Pairs of a piece of a panel: 192 rows of 32 pairs are 24 KiB of a first-level cache of 32 or more.
+const PAIRS_BLOCK: usize = 192;
+/// Rows of a block: 96 rows of 768 pairs are 288 KiB of a second-level cache of 1 MiB or more.
+const ROW_BLOCK: usize = 96;
+
+/// Two bfloat16; the first is in the low half.
+type Pair = u32;
+
+/// Whether this processor has the instruction.
+pub(crate) fn is_available() -> bool {
+    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16")
+}
+
+/// The weights of one layer, rounded and packed.
+pub(crate) struct PackedBf16 {
+    /// Pairs of inputs.
+    pairs: usize,
+    outputs: usize,
+    /// `[outputs / PANEL_WIDTH][pairs][PANEL_WIDTH]`
+    panels: AlignedBuffer<Pair>,
+    bias: AlignedBuffer,
+}
+
+impl PackedBf16 {
+    /// Packs `weights` (`[outputs][inputs]`, row-major) with `bias` (`[outputs]`).
+    ///
+    /// Inputs and outputs must be multiples of 32; the caller has checked the model's shape.
+    pub(crate) fn pack(weights: &[f32], bias: &[f32]) -> Self {
+        let outputs = bias.len();
+        let inputs = weights.len() / outputs.max(1);
+        assert!(outputs.is_multiple_of(PANEL_WIDTH) && inputs.is_multiple_of(32));
+        assert_eq!(weights.len(), inputs * outputs);
+        let pairs = inputs / 2;
+        let mut panels = AlignedBuffer::zeroed(pairs * outputs);
+        for (output, row) in weights.chunks_exact(inputs).enumerate() {
+            let panel = output / PANEL_WIDTH * pairs * PANEL_WIDTH + output % PANEL_WIDTH;
+            for (pair, values) in row.as_chunks::<2>().0.iter().enumerate() {
+                let [low, high] = values.map(|value| Pair::from(bf16::from_f32(value).to_bits()));
+                panels[panel + pair * PANEL_WIDTH] = low | high << 16;
+            }
+        }
+        Self {
+            pairs,
+            outputs,
+            panels,
+            bias: AlignedBuffer::copy_of(bias),
+        }
+    }
+}
+
+/// One product: `rows` rows of `input`, both sides row-major and dense.
+pub(crate) struct Bf16Linear<'a> {
+    pub(crate) layer: &'a PackedBf16,
+    pub(crate) input: &'a [f32],
+    pub(crate) rows: usize,
+    pub(crate) out: &'a mut [f32],
+    pub(crate) finish: Finish,
+    /// Holds a block of rounded input; reused.
+    pub(crate) rounded: &'a mut AlignedBuffer<Pair>,
+}
+
+/// Pointers of one tile; strides follow from the layer.
+#[derive(Clone, Copy)]
+struct Tile {
+    /// First row's first pair of input; rows are `pairs` apart.
+    input: *const Pair,
+    pairs: usize,
+    /// First row of the panel's piece.
+    panel: *const Pair,
+    /// Pairs of the piece.
+    depth: usize,
+    /// First row's first output; rows are `outputs` apart.
+    out: *mut f32,
+    outputs: usize,
+    /// Where sums begin; without it with what the output holds.
+    bias: Option<*const f32>,
+    finish: Finish,
+}
+
+impl Bf16Linear<'_> {
+    /// Computes it.
+    ///
+    /// # Panics
+    /// When the processor lacks the instruction: running it would be undefined.
+    pub(crate) fn run(mut self) {
+        assert!(is_available(), "bfloat16 products are not available");
+        let (pairs, outputs) = (self.layer.pairs, self.layer.outputs);
+        assert!(self.input.len() >= self.rows * 2 * pairs);
+        assert!(self.out.len() >= self.rows * outputs);
+        self.rounded.grow(ROW_BLOCK.min(self.rows) * pairs);
+        for first_row in (0..self.rows).step_by(ROW_BLOCK) {
+            let rows = ROW_BLOCK.min(self.rows - first_row);
+            // SAFETY: the instruction set has just been seen; the rows lie inside the slices whose
+            // lengths were checked, and the scratch memory has room for a block of them.
+            unsafe {
+                round(
+                    &self.input[first_row * 2 * pairs..][..rows * 2 * pairs],
+                    self.rounded,
+                );
+                for first_pair in (0..pairs).step_by(PAIRS_BLOCK) {
+                    self.run_piece(first_row, rows, first_pair);
+                }
+            }
+        }
+    }
+
+    /// Adds the products of one piece of the depth to one block of rows.
+    ///
+    /// # Safety
+    /// The processor must have the instruction set; rows and pairs must exist, and the rows must
+    /// stand rounded in the scratch memory.
+    #[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
+    unsafe fn run_piece(&mut self, first_row: usize, rows: usize, first_pair: usize) {
+        let layer = self.layer;
+        let depth = PAIRS_BLOCK.min(layer.pairs - first_pair);
+        let is_last = first_pair + depth == layer.pairs;
+        for column in (0..layer.outputs).step_by(PANEL_WIDTH) {
+            for (row, tile_rows) in even_tiles(rows, TILE_ROWS) {
+                // SAFETY: row, column and first_pair lie inside the memory that this function's
+                // contract gives; a panel holds `pairs` rows of PANEL_WIDTH pairs.
+                unsafe {
+                    let out = self.out.as_mut_ptr();
+                    Tile {
+                        input: self.rounded.as_ptr().add(row * layer.pairs + first_pair),
+                        pairs: layer.pairs,
+                        panel: (layer.panels.as_ptr())
+                            .add(column * layer.pairs + first_pair * PANEL_WIDTH),
+                        depth,
+                        out: out.add((first_row + row) * layer.outputs + column),
+                        outputs: layer.outputs,
+                        bias: (first_pair == 0).then(|| layer.bias.as_ptr().add(column)),
+                        finish: if is_last { self.finish } else { Finish::Store },
+                    }
+                    .compute(tile_rows);
+                }
+            }
+        }
+    }
+}
+
+/// Rounds whole vectors of `input` to pairs, to the nearest, ties to even.
+///
+/// # Safety
+/// The processor must have the instruction set, and `rounded` room for half as many pairs.
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn round(input: &[f32], rounded: &mut [Pair]) {
+    for (values, pairs) in input.chunks_exact(32).zip(rounded.chunks_exact_mut(16)) {
+        // SAFETY: a chunk has 32 floats, and its pairs are 64 bytes.
+        unsafe {
+            let low = _mm512_loadu_ps(values.as_ptr());
+            let high = _mm512_loadu_ps(values.as_ptr().add(16));
+            let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
+            _mm512_storeu_si512(pairs.as_mut_ptr().cast(), both);
+        }
+    }
+}
+
+impl Tile {
+    /// Computes a tile of `rows` rows, at most [`TILE_ROWS`].
+    ///
+    /// # Safety
+    /// The processor must have the instruction set; `input` must be valid for `rows` rows of `depth`
+    /// pairs, `panel` for `depth` rows and `out` for `rows` rows of PANEL_WIDTH, as must the bias.
+    #[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
+    #[inline]
+    unsafe fn compute(self, rows: usize) {
+        // SAFETY: this function's contract.
+        unsafe {
+            match rows {
+                1 => self.compute_rows::<1>(),
+                2 => self.compute_rows::<2>(),
+                3 => self.compute_rows::<3>(),
+                4 => self.compute_rows::<4>(),
+                5 => self.compute_rows::<5>(),
+                6 => self.compute_rows::<6>(),
+                7 => self.compute_rows::<7>(),
+                8 => self.compute_rows::<8>(),
+                9 => self.compute_rows::<9>(),
+                10 => self.compute_rows::<10>(),
+                11 => self.compute_rows::<11>(),
+                12 => self.compute_rows::<12>(),
+                _ => {}
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`Tile::compute`].
+    #[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
+    #[inline]
+    unsafe fn compute_rows<const ROWS: usize>(self) {
+        // SAFETY: every pointer is one that the contract covers: row < ROWS, pair < depth, and two
+        // vectors are PANEL_WIDTH sums. Vectors of pairs and of integers have the same bits.
+        unsafe {
+            let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+            // Pointers move by wrapping steps: a checked addition here would cost a branch for each
+            // product, and a step past the last row is never followed.
+            for (row, sum) in sums.iter_mut().enumerate() {
+                let out = self.out.wrapping_add(row.wrapping_mul(self.outputs));
+                let from = self.bias.unwrap_or(out);
+                sum[0] = _mm512_loadu_ps(from);
+                sum[1] = _mm512_loadu_ps(from.wrapping_add(16));
+            }
+            let rows: [usize; ROWS] = std::array::from_fn(|row| row.wrapping_mul(self.pairs));
+            let (mut input, mut panel) = (self.input, self.panel);
+            for _ in 0..self.depth {
+                let left = pairs(_mm512_loadu_si512(panel.cast()));
+                let right = pairs(_mm512_loadu_si512(panel.wrapping_add(16).cast()));
+                for (row, sum) in rows.iter().zip(&mut sums) {
+                    let value = *input.wrapping_add(*row);
+                    let value = pairs(_mm512_set1_epi32(value.cast_signed()));
+                    sum[0] = _mm512_dpbf16_ps(sum[0], value, left);
+                    sum[1] = _mm512_dpbf16_ps(sum[1], value, right);
+                }
+                input = input.wrapping_add(1);
+                panel = panel.wrapping_add(PANEL_WIDTH);
+            }
+            for (row, [left, right]) in sums.into_iter().enumerate() {
+                let out = self.out.wrapping_add(row.wrapping_mul(self.outputs));
+                let (left, right) = match self.finish {
+                    Finish::Store => (left, right),
+                    Finish::Gelu => (gelu(Avx512(left)).0, gelu(Avx512(right)).0),
+                };
+                _mm512_storeu_ps(out, left);
+                _mm512_storeu_ps(out.wrapping_add(16), right);
+            }
+        }
+    }
+}
+
+/// The same bits as pairs.
+///
+/// # Safety
+/// The processor must have the instruction set.
+#[target_feature(enable = "avx512f,avx512bf16")]
+#[inline]
+unsafe fn pairs(bits: __m512i) -> __m512bh {
+    // SAFETY: both types are 64 bytes in which every pattern of bits is a value.
+    unsafe { std::mem::transmute(bits) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Noise;
+    use super::*;
+
+    struct Case {
+        inputs: usize,
+        weights: Vec<f32>,
+        bias: Vec<f32>,
+        input: Vec<f32>,
+    }
+
+    impl Case {
+        fn new(rows: usize, inputs: usize, outputs: usize) -> Self {
+            let mut noise = Noise::new(11);
+            Self {
+                inputs,
+                weights: noise.floats(inputs * outputs),
+                bias: noise.floats(outputs),
+                input: noise.floats(rows * inputs),
+            }
+        }
+
+        /// The layer's output for some rows of the input; `None` where there is no such processor.
+        fn run(&self, rows: std::ops::Range<usize>, finish: Finish) -> Option<Vec<f32>> {
+            if !is_available() {
+                println!("skipped: this processor has no bfloat16 products");
+                return None;
+            }
+            let layer = PackedBf16::pack(&self.weights, &self.bias);
+            let mut out = vec![f32::NAN; rows.len() * self.bias.len()];
+            Bf16Linear {
+                layer: &layer,
+                input: &self.input[rows.start * self.inputs..rows.end * self.inputs],
+                rows: rows.len(),
+                out: &mut out,
+                finish,
+                rounded: &mut AlignedBuffer::default(),
+            }
+            .run();
+            Some(out)
+        }
+
+        /// The product of the rounded values.
+        fn expected(&self) -> Vec<f64> {
+            let round = |value: &f32| f64::from(bf16::from_f32(*value).to_f32());
+            let mut expected = Vec::new();
+            for row in self.input.chunks_exact(self.inputs) {
+                for (weights, bias) in self.weights.chunks_exact(self.inputs).zip(&self.bias) {
+                    let products = row.iter().zip(weights).map(|(x, y)| round(x) * round(y));
+                    expected.push(f64::from(*bias) + products.sum::<f64>());
+                }
+            }
+            expected
+        }
+    }
+
+    #[test]
+    fn it_equals_the_product_of_rounded_values_in_f64() {
+        for rows in [1, 2, 11, 12, 13, 96, 97, 111] {
+            for (inputs, outputs) in [(384, 64), (1536, 32), (416, 96)] {
+                let case = Case::new(rows, inputs, outputs);
+                let Some(out) = case.run(0..rows, Finish::Store) else {
+                    return;
+                };
+                for (x, y) in out.iter().zip(case.expected()) {
+                    let error = (f64::from(*x) - y).abs();
+                    assert!(error < 1e-4, "{rows}x{inputs}x{outputs}: {error:e}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn gelu_is_applied_to_the_whole_sum() {
+        let case = Case::new(7, 1536, 64);
+        let Some(out) = case.run(0..7, Finish::Gelu) else {
+            return;
+        };
+        for (x, sum) in out.iter().zip(case.expected()) {
+            // The logistic form is within 2e-2 of GELU: this only tells the two apart.
+            let rough = sum / (1.0 + (-1.702 * sum).exp());
+            assert!((f64::from(*x) - rough).abs() < 2.1e-2, "{x} and {rough}");
+        }
+    }
+
+    #[test]
+    fn a_row_does_not_depend_on_its_neighbours() {
+        let case = Case::new(110, 1536, 64);
+        let Some(together) = case.run(0..110, Finish::Gelu) else {
+            return;
+        };
+        for row in [0, 1, 50, 95, 96, 109] {
+            let alone = case.run(row..row + 1, Finish::Gelu).unwrap();
+            assert!(together[row * 64..(row + 1) * 64] == alone[..], "row {row}");
+        }
+    }
+}
