@@ -14,7 +14,7 @@ use safetensors::Dtype;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::path::Path;
-use vectide_encoder::{Backend, Products, SentenceEncoder, bert};
+use vectide_encoder::{Backend, Products, SentenceEncoder, bert, minilm, model_files};
 use vectide_model::{
     ComponentError, EmbedConfig, Embedder, Lane, OpenContext, Precision, TokenCounter,
     embedder_contract,
@@ -96,6 +96,47 @@ fn check_golden(name: &str, dtype: Dtype, part: &str) {
         assert!(largest < 1e-5, "{name} on {backend:?}: {largest:e}");
     }
     check_bfloat16(&config, name);
+}
+
+/// Real weights: the model that is fetched by name, once more as a folder with all of its files.
+#[test]
+fn a_folder_gives_the_vectors_of_the_same_model_by_name() {
+    let files = model_files::fetch(minilm::MODEL_NAME).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    std::fs::copy(files.weights, folder.join("model.safetensors")).unwrap();
+    std::fs::copy(files.tokenizer, folder.join("tokenizer.json")).unwrap();
+    std::fs::create_dir(folder.join("1_Pooling")).unwrap();
+    for (name, contents) in [
+        (
+            "config.json",
+            json!({"model_type": "bert", "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12,
+                "intermediate_size": 1536, "max_position_embeddings": 512, "vocab_size": 30522}),
+        ),
+        (
+            "modules.json",
+            json!([{"type": "sentence_transformers.models.Transformer", "path": ""},
+                {"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}]),
+        ),
+        (
+            "1_Pooling/config.json",
+            json!({"pooling_mode_mean_tokens": true}),
+        ),
+        ("sentence_bert_config.json", json!({"max_seq_length": 256})),
+    ] {
+        std::fs::write(folder.join(name), contents.to_string()).unwrap();
+    }
+    let of_folder = open(&config(folder));
+    let by_name = EmbedConfig {
+        precision: Precision::F32,
+        ..EmbedConfig::named(minilm::MODEL_NAME)
+    };
+    let by_name = minilm::open(&by_name, &context()).unwrap();
+    let long = "one of many sentences about vectors. ".repeat(60);
+    for lane in [Lane::Bulk, Lane::Query] {
+        let texts = ["", "what is a vector?", "日本語の文", &long];
+        assert!(of_folder.embed(lane, &texts).unwrap() == by_name.embed(lane, &texts).unwrap());
+    }
 }
 
 /// Random weights lose more in bfloat16 than trained ones: enough that a wrong product would show.
