@@ -1,7 +1,8 @@
 //! How fast text becomes vectors here: tokens a second, the latency of a query beside bulk work, and
 //! how much of the processor's arithmetic the products use.
 //!
-//! `cargo bench -p vectide-encoder --bench encoder`. Throughput and shares are also given by the threads' own time,
+//! `cargo bench -p vectide-encoder --bench encoder`, for some arithmetic only with a part of its name behind
+//! it: `-- bf16`. Throughput and shares are also given by the threads' own time,
 //! which other programs do not disturb; latencies mean something on a quiet machine only.
 
 #[path = "support/thread_time.rs"]
@@ -69,6 +70,9 @@ fn texts(count: usize, words: usize) -> Vec<String> {
 }
 
 fn main() {
+    // cargo adds flags of its own.
+    let only = std::env::args().skip(1).find(|it| !it.starts_with('-'));
+    let is_wanted = |device: &str| only.as_deref().is_none_or(|only| device.contains(only));
     for backend in Backend::available() {
         let is_best = backend == Backend::best();
         for (products, precision) in [
@@ -77,7 +81,11 @@ fn main() {
         ] {
             if products.are_available(backend) {
                 let model = open(backend, precision);
-                println!("== {} ==", model.identity().device);
+                let device = &model.identity().device;
+                if !is_wanted(device) {
+                    continue;
+                }
+                println!("== {device} ==");
                 bulk(&model, (backend, products), if is_best { 4 } else { 1 });
                 if is_best {
                     query_latency(&model);
@@ -85,7 +93,9 @@ fn main() {
             }
         }
     }
-    hashing();
+    if is_wanted("hashing") {
+        hashing();
+    }
 }
 
 fn open(backend: Backend, precision: Precision) -> SentenceEncoder {

@@ -5,6 +5,7 @@
 use super::Backend;
 #[cfg(target_arch = "x86_64")]
 use super::bf16::{self, Bf16Linear, PackedBf16};
+#[cfg(target_arch = "x86_64")]
 use super::buffer::AlignedBuffer;
 use super::linear::{Linear, PackedLinear};
 use super::tile::Finish;
@@ -21,14 +22,18 @@ pub enum Products {
 impl Products {
     /// Whether this processor can multiply them beside a backend's other arithmetic.
     pub fn are_available(self, backend: Backend) -> bool {
-        match self {
-            Self::F32 => true,
-            #[cfg(target_arch = "x86_64")]
-            Self::Bf16 => backend == Backend::Avx512 && bf16::is_available(),
-            #[cfg(not(target_arch = "x86_64"))]
-            Self::Bf16 => false && backend == Backend::Avx512,
-        }
+        self == Self::F32 || (backend == Backend::Avx512 && has_bf16())
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_bf16() -> bool {
+    bf16::is_available()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_bf16() -> bool {
+    false
 }
 
 /// One layer's packed weights.
