@@ -15,7 +15,7 @@ use super::lanes::{Kernel, Lanes};
 use super::tile::{Finish, Start, Tile, even_tiles};
 
 /// A score that no real one comes near, and whose exponential is nothing.
-const MASKED_SCORE: f32 = -1e30;
+pub(crate) const MASKED_SCORE: f32 = -1e30;
 
 /// Sizes of the attention of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +82,7 @@ impl Kernel for Attention<'_> {
 }
 
 /// The most rows of a tile on any instruction set.
-const TILE_ROWS_MAX: usize = 12;
+pub(crate) const TILE_ROWS_MAX: usize = 12;
 
 impl Attention<'_> {
     /// Copies one head's keys (transposed) and values into panels.
@@ -146,20 +146,7 @@ impl Attention<'_> {
         let lines = self.scratch.scores.chunks_exact_mut(padded);
         for (scale, line) in scales.iter_mut().zip(lines).take(rows) {
             // SAFETY: a row is a whole number of vectors.
-            unsafe {
-                let mut greatest = V::splat(MASKED_SCORE);
-                for scores in line.chunks_exact(V::WIDTH) {
-                    greatest = greatest.max(V::load(scores.as_ptr()));
-                }
-                let greatest = V::splat(greatest.max_lane());
-                let mut sum = V::splat(0.0);
-                for scores in line.chunks_exact_mut(V::WIDTH) {
-                    let weight = exp(V::load(scores.as_ptr()).sub(greatest));
-                    sum = sum.add(weight);
-                    weight.store(scores.as_mut_ptr());
-                }
-                *scale = 1.0 / sum.sum_lanes();
-            }
+            *scale = unsafe { exponentiate::<V>(line) };
         }
         scales
     }
@@ -203,13 +190,37 @@ impl Attention<'_> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::super::Backend;
-    use super::super::testing::Noise;
-    use super::*;
+/// Turns one row of scores into e^(score - greatest), and returns one over their sum.
+///
+/// # Safety
+/// The processor must have the instruction set of `V`; the row must be whole vectors.
+#[inline(always)]
+pub(crate) unsafe fn exponentiate<V: Lanes>(row: &mut [f32]) -> f32 {
+    // SAFETY: this function's contract.
+    unsafe {
+        let mut greatest = V::splat(MASKED_SCORE);
+        for scores in row.chunks_exact(V::WIDTH) {
+            greatest = greatest.max(V::load(scores.as_ptr()));
+        }
+        let greatest = V::splat(greatest.max_lane());
+        let mut sum = V::splat(0.0);
+        for scores in row.chunks_exact_mut(V::WIDTH) {
+            let weight = exp(V::load(scores.as_ptr()).sub(greatest));
+            sum = sum.add(weight);
+            weight.store(scores.as_mut_ptr());
+        }
+        1.0 / sum.sum_lanes()
+    }
+}
 
-    fn reference(shape: AttentionShape, tokens: usize, input: &[f32]) -> Vec<f64> {
+#[cfg(test)]
+pub(crate) mod testing {
+    //! The definition.
+
+    use super::AttentionShape;
+
+    /// Attention in f64.
+    pub(crate) fn reference(shape: AttentionShape, tokens: usize, input: &[f32]) -> Vec<f64> {
         let (size, width) = (shape.head_size, shape.width());
         let at = |token: usize, part: usize, head: usize, dimension: usize| {
             f64::from(input[token * 3 * width + part * width + head * size + dimension])
@@ -236,6 +247,14 @@ mod tests {
         }
         out
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Backend;
+    use super::super::testing::Noise;
+    use super::testing::reference;
+    use super::*;
 
     fn check(backend: Backend, shape: AttentionShape, scratch: &mut AttentionScratch) {
         // From long to short, so that stale scratch would show.

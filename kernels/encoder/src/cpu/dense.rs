@@ -4,7 +4,7 @@
 
 use super::Backend;
 #[cfg(target_arch = "x86_64")]
-use super::bf16::{self, Bf16Linear, PackedBf16};
+use super::bf16_linear::{Bf16Linear, PackedBf16};
 #[cfg(target_arch = "x86_64")]
 use super::buffer::AlignedBuffer;
 use super::linear::{Linear, PackedLinear};
@@ -28,7 +28,7 @@ impl Products {
 
 #[cfg(target_arch = "x86_64")]
 fn has_bf16() -> bool {
-    bf16::is_available()
+    super::bf16_tile::is_available()
 }
 
 #[cfg(not(target_arch = "x86_64"))]

@@ -6,7 +6,7 @@
 //! Invariant: no operation mixes rows of two texts, and none orders its sums by the batch.
 
 use super::Backend;
-use super::attention::{Attention, AttentionScratch};
+use super::attend::{Attend, AttendScratch};
 use super::buffer::AlignedBuffer;
 use super::dense::{DenseScratch, Products};
 use super::rows::{AddAndNormalise, LayerNorm, PoolRows};
@@ -22,6 +22,7 @@ const SCRATCHES_KEPT_MAX: usize = 16;
 pub(crate) struct Encoder {
     shape: EncoderShape,
     backend: Backend,
+    products: Products,
     weights: EncoderWeights,
     scratches: Mutex<Vec<Scratch>>,
 }
@@ -39,7 +40,7 @@ struct Scratch {
     queries_keys_values: AlignedBuffer,
     /// `[rows][intermediate]`
     intermediate: AlignedBuffer,
-    attention: AttentionScratch,
+    attention: AttendScratch,
     dense: DenseScratch,
 }
 
@@ -54,6 +55,7 @@ impl Encoder {
         Ok(Self {
             shape,
             backend,
+            products,
             weights: EncoderWeights::read(file, shape, backend, products)?,
             scratches: Mutex::default(),
         })
@@ -153,15 +155,19 @@ impl Encoder {
             Finish::Store,
             &mut scratch.dense,
         );
+        let attend = Attend {
+            shape: self.shape.attention,
+            backend: self.backend,
+            products: self.products,
+        };
         let mut first = 0;
         for tokens in lengths {
-            self.backend.run(Attention {
-                shape: self.shape.attention,
-                tokens: *tokens,
-                queries_keys_values: &scratch.queries_keys_values[first * 3 * width..],
-                out: &mut scratch.context[first * width..],
-                scratch: &mut scratch.attention,
-            });
+            attend.run(
+                *tokens,
+                &scratch.queries_keys_values[first * 3 * width..],
+                &mut scratch.context[first * width..],
+                &mut scratch.attention,
+            );
             first += tokens;
         }
         layer.attention_output.run(

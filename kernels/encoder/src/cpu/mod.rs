@@ -1,15 +1,20 @@
 //! The encoder on the processor: which instruction set runs it, and its parts.
 //!
 //! [`lanes`] names the vector operations, [`tile`] is the inner loop of every product of 32-bit
-//! floats, [`linear`], [`attention`] and [`rows`] are the kernels, [`bf16`] is the linear one in
-//! bfloat16 and [`dense`] either of both, [`weights`] reads and packs a model, and [`encoder`] is the
-//! forward pass over ragged batches.
+//! floats, [`linear`], [`attention`] and [`rows`] are the kernels. The files named `bf16` have the
+//! same in bfloat16 where the processor has it, and [`dense`] and [`attend`] choose. [`weights`] reads
+//! and packs a model, and [`encoder`] is the forward pass over ragged batches.
 //!
 //! Invariant: a kernel for an instruction set runs only after the processor was asked for it.
 
+mod attend;
 mod attention;
 #[cfg(target_arch = "x86_64")]
-mod bf16;
+mod bf16_attention;
+#[cfg(target_arch = "x86_64")]
+mod bf16_linear;
+#[cfg(target_arch = "x86_64")]
+mod bf16_tile;
 mod buffer;
 mod dense;
 mod encoder;

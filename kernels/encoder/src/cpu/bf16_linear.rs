@@ -1,38 +1,23 @@
 //! A fully connected layer in bfloat16 on AVX-512: products of 16-bit floats, summed in 32 bits.
 //!
-//! `vdpbf16ps` multiplies pairs and adds both to a 32-bit sum, twice what a 32-bit multiplication does
-//! in the same time. So inputs stand in pairs: weights are packed in panels of [`PANEL_WIDTH`] columns,
-//! each row of a panel one pair of inputs deep, and a block of input rows is rounded to pairs just
-//! before its products. Bias, GELU and the output stay in 32 bits.
+//! Weights are packed in panels of [`PANEL_WIDTH`] columns, each row of a panel one pair of inputs
+//! deep ([`super::bf16_tile`]), and a block of input rows is rounded to pairs just before its
+//! products. Bias, GELU and the output stay in 32 bits.
 //!
 //! Invariant: a row of the output depends on its row of the input alone, bit for bit; nothing here
 //! runs unless the processor was asked for the instruction.
 
 #![allow(unsafe_code)]
 
+use super::bf16_tile::{PANEL_WIDTH, Pair, PairTile, TILE_ROWS, is_available, round};
 use super::buffer::AlignedBuffer;
-use super::functions::gelu;
-use super::tile::{Finish, even_tiles};
-use super::x86::Avx512;
+use super::tile::{Finish, Start, even_tiles};
 use half::bf16;
-use std::arch::x86_64::*;
 
-/// Columns of a panel: two vectors of sums.
-pub(crate) const PANEL_WIDTH: usize = 32;
-/// Rows of a tile: 24 vectors of sums, 2 of weights and one of input fill the register file.
-const TILE_ROWS: usize = 12;
 /// Pairs of a piece of a panel: 192 rows of 32 pairs are 24 KiB of a first-level cache of 32 or more.
 const PAIRS_BLOCK: usize = 192;
 /// Rows of a block: 96 rows of 768 pairs are 288 KiB of a second-level cache of 1 MiB or more.
 const ROW_BLOCK: usize = 96;
-
-/// Two bfloat16; the first is in the low half.
-type Pair = u32;
-
-/// Whether this processor has the instruction.
-pub(crate) fn is_available() -> bool {
-    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16")
-}
 
 /// The weights of one layer, rounded and packed.
 pub(crate) struct PackedBf16 {
@@ -82,24 +67,6 @@ pub(crate) struct Bf16Linear<'a> {
     pub(crate) rounded: &'a mut AlignedBuffer<Pair>,
 }
 
-/// Pointers of one tile; strides follow from the layer.
-#[derive(Clone, Copy)]
-struct Tile {
-    /// First row's first pair of input; rows are `pairs` apart.
-    input: *const Pair,
-    pairs: usize,
-    /// First row of the panel's piece.
-    panel: *const Pair,
-    /// Pairs of the piece.
-    depth: usize,
-    /// First row's first output; rows are `outputs` apart.
-    out: *mut f32,
-    outputs: usize,
-    /// Where sums begin; without it with what the output holds.
-    bias: Option<*const f32>,
-    finish: Finish,
-}
-
 impl Bf16Linear<'_> {
     /// Computes it.
     ///
@@ -143,15 +110,18 @@ impl Bf16Linear<'_> {
                 // contract gives; a panel holds `pairs` rows of PANEL_WIDTH pairs.
                 unsafe {
                     let out = self.out.as_mut_ptr();
-                    Tile {
+                    PairTile {
                         input: self.rounded.as_ptr().add(row * layer.pairs + first_pair),
-                        pairs: layer.pairs,
+                        input_stride: layer.pairs,
                         panel: (layer.panels.as_ptr())
                             .add(column * layer.pairs + first_pair * PANEL_WIDTH),
                         depth,
                         out: out.add((first_row + row) * layer.outputs + column),
-                        outputs: layer.outputs,
-                        bias: (first_pair == 0).then(|| layer.bias.as_ptr().add(column)),
+                        out_stride: layer.outputs,
+                        start: match first_pair {
+                            0 => Start::Bias(layer.bias.as_ptr().add(column)),
+                            _ => Start::Output,
+                        },
                         finish: if is_last { self.finish } else { Finish::Store },
                     }
                     .compute(tile_rows);
@@ -159,107 +129,6 @@ impl Bf16Linear<'_> {
             }
         }
     }
-}
-
-/// Rounds whole vectors of `input` to pairs, to the nearest, ties to even.
-///
-/// # Safety
-/// The processor must have the instruction set, and `rounded` room for half as many pairs.
-#[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn round(input: &[f32], rounded: &mut [Pair]) {
-    for (values, pairs) in input.chunks_exact(32).zip(rounded.chunks_exact_mut(16)) {
-        // SAFETY: a chunk has 32 floats, and its pairs are 64 bytes.
-        unsafe {
-            let low = _mm512_loadu_ps(values.as_ptr());
-            let high = _mm512_loadu_ps(values.as_ptr().add(16));
-            let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
-            _mm512_storeu_si512(pairs.as_mut_ptr().cast(), both);
-        }
-    }
-}
-
-impl Tile {
-    /// Computes a tile of `rows` rows, at most [`TILE_ROWS`].
-    ///
-    /// # Safety
-    /// The processor must have the instruction set; `input` must be valid for `rows` rows of `depth`
-    /// pairs, `panel` for `depth` rows and `out` for `rows` rows of PANEL_WIDTH, as must the bias.
-    #[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
-    #[inline]
-    unsafe fn compute(self, rows: usize) {
-        // SAFETY: this function's contract.
-        unsafe {
-            match rows {
-                1 => self.compute_rows::<1>(),
-                2 => self.compute_rows::<2>(),
-                3 => self.compute_rows::<3>(),
-                4 => self.compute_rows::<4>(),
-                5 => self.compute_rows::<5>(),
-                6 => self.compute_rows::<6>(),
-                7 => self.compute_rows::<7>(),
-                8 => self.compute_rows::<8>(),
-                9 => self.compute_rows::<9>(),
-                10 => self.compute_rows::<10>(),
-                11 => self.compute_rows::<11>(),
-                12 => self.compute_rows::<12>(),
-                _ => {}
-            }
-        }
-    }
-
-    /// # Safety
-    /// As for [`Tile::compute`].
-    #[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
-    #[inline]
-    unsafe fn compute_rows<const ROWS: usize>(self) {
-        // SAFETY: every pointer is one that the contract covers: row < ROWS, pair < depth, and two
-        // vectors are PANEL_WIDTH sums. Vectors of pairs and of integers have the same bits.
-        unsafe {
-            let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
-            // Pointers move by wrapping steps: a checked addition here would cost a branch for each
-            // product, and a step past the last row is never followed.
-            for (row, sum) in sums.iter_mut().enumerate() {
-                let out = self.out.wrapping_add(row.wrapping_mul(self.outputs));
-                let from = self.bias.unwrap_or(out);
-                sum[0] = _mm512_loadu_ps(from);
-                sum[1] = _mm512_loadu_ps(from.wrapping_add(16));
-            }
-            let rows: [usize; ROWS] = std::array::from_fn(|row| row.wrapping_mul(self.pairs));
-            let (mut input, mut panel) = (self.input, self.panel);
-            for _ in 0..self.depth {
-                let left = pairs(_mm512_loadu_si512(panel.cast()));
-                let right = pairs(_mm512_loadu_si512(panel.wrapping_add(16).cast()));
-                for (row, sum) in rows.iter().zip(&mut sums) {
-                    let value = *input.wrapping_add(*row);
-                    let value = pairs(_mm512_set1_epi32(value.cast_signed()));
-                    sum[0] = _mm512_dpbf16_ps(sum[0], value, left);
-                    sum[1] = _mm512_dpbf16_ps(sum[1], value, right);
-                }
-                input = input.wrapping_add(1);
-                panel = panel.wrapping_add(PANEL_WIDTH);
-            }
-            for (row, [left, right]) in sums.into_iter().enumerate() {
-                let out = self.out.wrapping_add(row.wrapping_mul(self.outputs));
-                let (left, right) = match self.finish {
-                    Finish::Store => (left, right),
-                    Finish::Gelu => (gelu(Avx512(left)).0, gelu(Avx512(right)).0),
-                };
-                _mm512_storeu_ps(out, left);
-                _mm512_storeu_ps(out.wrapping_add(16), right);
-            }
-        }
-    }
-}
-
-/// The same bits as pairs.
-///
-/// # Safety
-/// The processor must have the instruction set.
-#[target_feature(enable = "avx512f,avx512bf16")]
-#[inline]
-unsafe fn pairs(bits: __m512i) -> __m512bh {
-    // SAFETY: both types are 64 bytes in which every pattern of bits is a value.
-    unsafe { std::mem::transmute(bits) }
 }
 
 #[cfg(test)]

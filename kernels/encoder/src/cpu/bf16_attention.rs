@@ -1,0 +1,288 @@
+//! Self-attention of one text in bfloat16 on AVX-512: both products are of 16-bit floats, the softmax
+//! between them stays in 32 bits.
+//!
+//! A head's queries are rounded to pairs of dimensions, its keys to panels of tokens of such pairs,
+//! its values to pairs of tokens. Softmax's weights are rounded once, unscaled: the greatest is 1, and the
+//! scale is applied to the 32-bit result.
+//!
+//! Invariant: a text's output depends on its own rows alone: padding inside the scratch memory has
+//! scores that vanish in the softmax and values of zero.
+
+#![allow(unsafe_code)]
+
+use super::attention::{AttentionShape, MASKED_SCORE, TILE_ROWS_MAX, exponentiate};
+use super::bf16_tile::{PANEL_WIDTH, Pair, PairTile, TILE_ROWS, is_available, round};
+use super::buffer::AlignedBuffer;
+use super::tile::{Finish, Start, even_tiles};
+use super::x86::Avx512;
+use std::arch::x86_64::*;
+
+/// Memory that one attention needs, reused.
+#[derive(Default)]
+pub(crate) struct Bf16AttentionScratch {
+    /// `[tokens][head size / 2]`
+    queries: AlignedBuffer<Pair>,
+    /// `[tokens / PANEL_WIDTH][head size / 2][PANEL_WIDTH]`
+    keys: AlignedBuffer<Pair>,
+    /// `[head size / PANEL_WIDTH][tokens / 2][PANEL_WIDTH]`
+    values: AlignedBuffer<Pair>,
+    /// `[tile rows][tokens rounded up to panels]`
+    scores: AlignedBuffer,
+    /// `[tile rows][half of that]`
+    weights: AlignedBuffer<Pair>,
+}
+
+/// The attention of one text of `tokens` tokens.
+pub(crate) struct Bf16Attention<'a> {
+    pub(crate) shape: AttentionShape,
+    pub(crate) tokens: usize,
+    /// `[tokens][3 * width]`
+    pub(crate) queries_keys_values: &'a [f32],
+    /// `[tokens][width]`
+    pub(crate) out: &'a mut [f32],
+    pub(crate) scratch: &'a mut Bf16AttentionScratch,
+}
+
+impl Bf16Attention<'_> {
+    /// Computes it.
+    ///
+    /// # Panics
+    /// When the processor lacks the instruction: running it would be undefined.
+    pub(crate) fn run(mut self) {
+        assert!(is_available(), "bfloat16 products are not available");
+        let (size, width) = (self.shape.head_size, self.shape.width());
+        assert!(self.queries_keys_values.len() >= self.tokens * 3 * width);
+        assert!(self.out.len() >= self.tokens * width);
+        assert!(size.is_multiple_of(PANEL_WIDTH));
+        let padded = self.padded();
+        self.scratch.queries.grow(self.tokens * size / 2);
+        self.scratch.keys.grow(padded * size / 2);
+        self.scratch.values.grow(padded * size / 2);
+        self.scratch.scores.grow(TILE_ROWS * padded);
+        self.scratch.weights.grow(TILE_ROWS * padded / 2);
+        for head in 0..self.shape.heads {
+            // SAFETY: the instruction set has just been seen, and all lengths were checked or made.
+            unsafe { self.run_head(head) }
+        }
+    }
+
+    fn padded(&self) -> usize {
+        self.tokens.next_multiple_of(PANEL_WIDTH)
+    }
+
+    /// # Safety
+    /// The processor must have the instruction set, and `run` must have checked and made all lengths.
+    #[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
+    unsafe fn run_head(&mut self, head: usize) {
+        // SAFETY: this function's contract.
+        unsafe {
+            self.pack_queries_and_keys(head);
+            self.pack_values(head);
+            for (row, rows) in even_tiles(self.tokens, TILE_ROWS) {
+                self.score(row, rows);
+                let scales = self.weigh(rows);
+                self.mix(head, row, &scales[..rows]);
+            }
+        }
+    }
+
+    /// Rounds one head's queries and keys; the keys go into panels of tokens.
+    ///
+    /// # Safety
+    /// As for `run_head`.
+    #[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
+    unsafe fn pack_queries_and_keys(&mut self, head: usize) {
+        let (size, width) = (self.shape.head_size, self.shape.width());
+        let mut key = [0; 16];
+        for token in 0..self.tokens {
+            let row = &self.queries_keys_values[token * 3 * width..][..3 * width];
+            let query = &mut self.scratch.queries[token * size / 2..][..size / 2];
+            // SAFETY: the instruction set is there; a head has whole vectors of 32 floats, which are
+            // 16 pairs.
+            unsafe { round(&row[head * size..][..size], query) };
+            let panel = token / PANEL_WIDTH * size / 2 * PANEL_WIDTH + token % PANEL_WIDTH;
+            let keys = row[width + head * size..][..size].chunks_exact(32);
+            for (part, values) in keys.enumerate() {
+                // SAFETY: as above.
+                unsafe { round(values, &mut key) };
+                for (pair, value) in key.iter().enumerate() {
+                    self.scratch.keys[panel + (part * 16 + pair) * PANEL_WIDTH] = *value;
+                }
+            }
+        }
+    }
+
+    /// Rounds one head's values to pairs of tokens; a token without another is paired with zeros.
+    ///
+    /// # Safety
+    /// As for `run_head`.
+    #[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
+    unsafe fn pack_values(&mut self, head: usize) {
+        let (size, width) = (self.shape.head_size, self.shape.width());
+        let pairs = self.tokens.div_ceil(2);
+        for pair in 0..pairs {
+            let value = |token: usize| {
+                let row = self.queries_keys_values.get(token * 3 * width..);
+                row.filter(|_| token < self.tokens)
+                    .map(|row| &row[2 * width + head * size..][..size])
+            };
+            let (first, second) = (value(2 * pair), value(2 * pair + 1));
+            for dimension in (0..size).step_by(16) {
+                let panel = dimension / PANEL_WIDTH * pairs + pair;
+                let at = panel * PANEL_WIDTH + dimension % PANEL_WIDTH;
+                let to = &mut self.scratch.values[at..at + 16];
+                // SAFETY: the instruction set is there; 16 floats follow each dimension that is
+                // looked at, and `to` has 16 pairs.
+                unsafe {
+                    let low = widened(first, dimension);
+                    let high = _mm512_slli_epi32::<16>(widened(second, dimension));
+                    _mm512_storeu_si512(to.as_mut_ptr().cast(), _mm512_or_si512(low, high));
+                }
+            }
+        }
+    }
+
+    /// Scores of `rows` queries against all keys; what lies beyond the last token is masked.
+    ///
+    /// # Safety
+    /// As for `run_head`.
+    #[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
+    unsafe fn score(&mut self, row: usize, rows: usize) {
+        let (depth, padded) = (self.shape.head_size / 2, self.padded());
+        for column in (0..padded).step_by(PANEL_WIDTH) {
+            // SAFETY: rows row.. exist in the queries; the keys have `padded` columns in panels of
+            // `depth` rows; the scores have TILE_ROWS rows of `padded` floats.
+            unsafe {
+                PairTile {
+                    input: self.scratch.queries.as_ptr().add(row * depth),
+                    input_stride: depth,
+                    panel: self.scratch.keys.as_ptr().add(column * depth),
+                    depth,
+                    out: self.scratch.scores.as_mut_ptr().add(column),
+                    out_stride: padded,
+                    start: Start::Zero,
+                    finish: Finish::Store,
+                }
+                .compute(rows);
+            }
+        }
+        for row in 0..rows {
+            self.scratch.scores[row * padded + self.tokens..(row + 1) * padded].fill(MASKED_SCORE);
+        }
+    }
+
+    /// Turns scores into weights, and returns one over each row's sum.
+    ///
+    /// # Safety
+    /// As for `run_head`.
+    #[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
+    unsafe fn weigh(&mut self, rows: usize) -> [f32; TILE_ROWS_MAX] {
+        let padded = self.padded();
+        let mut scales = [0.0; TILE_ROWS_MAX];
+        let scores = self.scratch.scores.chunks_exact_mut(padded);
+        let weights = self.scratch.weights.chunks_exact_mut(padded / 2);
+        for ((scale, scores), weights) in scales.iter_mut().zip(scores).zip(weights).take(rows) {
+            // SAFETY: the instruction set is there, and a row is a whole number of vectors.
+            unsafe {
+                *scale = exponentiate::<Avx512>(scores);
+                round(scores, weights);
+            }
+        }
+        scales
+    }
+
+    /// The weighted mean of the values for the rows from `row` on.
+    ///
+    /// # Safety
+    /// As for `run_head`.
+    #[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
+    unsafe fn mix(&mut self, head: usize, row: usize, scales: &[f32]) {
+        let (size, width) = (self.shape.head_size, self.shape.width());
+        let pairs = self.tokens.div_ceil(2);
+        for column in (0..size).step_by(PANEL_WIDTH) {
+            // SAFETY: the weights have a row for each scale, the values `pairs` rows in each panel,
+            // and the output the rows from `row` on.
+            unsafe {
+                let out = self
+                    .out
+                    .as_mut_ptr()
+                    .add(row * width + head * size + column);
+                PairTile {
+                    input: self.scratch.weights.as_ptr(),
+                    input_stride: self.padded() / 2,
+                    panel: self.scratch.values.as_ptr().add(column * pairs),
+                    depth: pairs,
+                    out,
+                    out_stride: width,
+                    start: Start::Zero,
+                    finish: Finish::Store,
+                }
+                .compute(scales.len());
+                for (index, scale) in scales.iter().enumerate() {
+                    for half in [0, 16] {
+                        let at = out.add(index * width + half);
+                        let scaled = _mm512_mul_ps(_mm512_loadu_ps(at), _mm512_set1_ps(*scale));
+                        _mm512_storeu_ps(at, scaled);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Sixteen values from `dimension` on, rounded, each in the low half of a pair; zeros for none.
+///
+/// # Safety
+/// The processor must have the instruction set, and sixteen floats must follow.
+#[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
+#[inline]
+unsafe fn widened(values: Option<&[f32]>, dimension: usize) -> __m512i {
+    let Some(values) = values else {
+        return _mm512_setzero_si512();
+    };
+    // SAFETY: this function's contract; both types are 32 bytes of any bits.
+    unsafe {
+        let rounded = _mm512_cvtneps_pbh(_mm512_loadu_ps(values[dimension..].as_ptr()));
+        _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(rounded))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::attention::testing::reference;
+    use super::super::testing::Noise;
+    use super::*;
+
+    #[test]
+    fn it_is_near_the_definition_in_f64() {
+        if !is_available() {
+            println!("skipped: this processor has no bfloat16 products");
+            return;
+        }
+        let mut scratch = Bf16AttentionScratch::default();
+        for head_size in [64, 32, 96] {
+            let shape = AttentionShape {
+                heads: 2,
+                head_size,
+            };
+            // From long to short, so that stale scratch would show.
+            for tokens in [256, 100, 33, 32, 17, 16, 13, 3, 2, 1] {
+                let input = Noise::new(tokens as u64).floats(tokens * 3 * shape.width());
+                let mut out = vec![f32::NAN; tokens * shape.width()];
+                Bf16Attention {
+                    shape,
+                    tokens,
+                    queries_keys_values: &input,
+                    out: &mut out,
+                    scratch: &mut scratch,
+                }
+                .run();
+                // Values of half a unit at most, each rounded to 9 bits.
+                for (x, y) in out.iter().zip(reference(shape, tokens, &input)) {
+                    let error = (f64::from(*x) - y).abs();
+                    assert!(error < 4e-3, "{head_size} {tokens} tokens: {error:e}");
+                }
+            }
+        }
+    }
+}
