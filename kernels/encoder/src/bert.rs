@@ -64,7 +64,6 @@ pub fn open_on(
     configure(config, &mut description)?;
     let name = folder.file_name().map(|name| name.to_string_lossy());
     let name = name.map_or_else(|| MODEL_NAME.into(), String::from);
-    tell_device(config, &name, backend);
     let parts = EncoderParts {
         fingerprint: fingerprint(&files, &description, config.dimensions),
         name,
@@ -74,7 +73,9 @@ pub fn open_on(
         dimensions: config.dimensions,
         products,
     };
-    SentenceEncoder::new(parts, backend)
+    let model = SentenceEncoder::new(parts, backend)?;
+    tell_device(config, model.identity());
+    Ok(model)
 }
 
 fn folder(config: &EmbedConfig, context: &OpenContext) -> Result<PathBuf, ComponentError> {

@@ -55,7 +55,6 @@ pub fn open_on(
     let description = describe(config)?;
     let products = products(config, backend, PRODUCTS_BEST)?;
     let files = model_files::find(&ALL_MINILM_L6_V2, config, context)?;
-    tell_device(config, MODEL_NAME, backend);
     let parts = EncoderParts {
         name: MODEL_NAME.into(),
         fingerprint: fingerprint(&description),
@@ -65,7 +64,9 @@ pub fn open_on(
         dimensions: None,
         products,
     };
-    SentenceEncoder::new(parts, backend)
+    let model = SentenceEncoder::new(parts, backend)?;
+    tell_device(config, model.identity());
+    Ok(model)
 }
 
 /// The model as its authors describe it, with what the configuration changes.

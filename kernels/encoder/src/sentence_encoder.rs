@@ -187,11 +187,11 @@ pub(crate) fn products(
 }
 
 /// Tells once why the processor is used.
-pub(crate) fn tell_device(config: &EmbedConfig, model: &str, backend: Backend) {
+pub(crate) fn tell_device(config: &EmbedConfig, identity: &ModelIdentity) {
     if config.device == Device::Auto {
         tracing::info!(
-            model,
-            instructions = backend.name(),
+            model = identity.name,
+            device = identity.device,
             "embedding on the CPU: this build has no CUDA backend yet"
         );
     }

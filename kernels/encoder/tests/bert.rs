@@ -382,8 +382,28 @@ fn what_is_not_supported_is_named_with_what_is() {
         "129 tokens",
         "max_position_embeddings",
     );
+}
+
+#[test]
+fn a_tokenizer_that_is_not_berts_is_named() {
     let other = |it: &mut Value| it["model"]["type"] = "WordLevel".into();
     refused_file("tokenizer.json", other, "tokenizer.json", "");
+    let tokenizer = |change: fn(&mut Value), fact: &str| {
+        refused_file("tokenizer.json", change, fact, "same revision");
+    };
+    tokenizer(
+        |it| it["normalizer"] = json!({"type": "Lowercase"}),
+        "normalizer is Lowercase, only BertNormalizer",
+    );
+    tokenizer(
+        |it| it["pre_tokenizer"] = json!({"type": "Whitespace"}),
+        "pre_tokenizer is Whitespace",
+    );
+    tokenizer(|it| it["post_processor"] = Value::Null, "[CLS] and [SEP]");
+    tokenizer(
+        |it| it["post_processor"]["single"][0]["SpecialToken"]["id"] = "missing".into(),
+        "[CLS] and [SEP]",
+    );
     let cased = |it: &mut Value| it["normalizer"]["lowercase"] = false.into();
     let error = refused(|folder, _| {
         edit(folder, "tokenizer.json", cased);

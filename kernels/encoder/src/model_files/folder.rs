@@ -18,8 +18,8 @@ const WEIGHTS: &str = "model.safetensors";
 const TOKENIZER: &str = "tokenizer.json";
 /// Configurations have a few kilobytes.
 const SMALL_BYTES_MAX: u64 = 4 << 20;
-/// A vocabulary of 65,536 pieces has 2 MB of JSON; one of half a million 20 MB.
-const TOKENIZER_BYTES_MAX: u64 = 64 << 20;
+/// A vocabulary of 65,536 pieces, the most that are supported, has 2 MB of JSON.
+const TOKENIZER_BYTES_MAX: u64 = 16 << 20;
 /// The header of a file of weights beside the weights: names, types and offsets.
 const HEADER_BYTES_MAX: u64 = 16 << 20;
 
@@ -116,7 +116,9 @@ fn missing(folder: &Path, name: &str) -> ComponentError {
 fn too_large(name: &str, bytes_max: u64) -> ComponentError {
     ComponentError::new(
         "path",
-        format!("{name} is larger than {bytes_max} bytes, more than the sizes in config.json need"),
+        format!(
+            "{name} is larger than {bytes_max} bytes, more than a model of the sizes in config.json needs"
+        ),
         "copy all files again from the same revision of the model's repository",
     )
 }
