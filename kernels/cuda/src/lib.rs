@@ -1,0 +1,13 @@
+//! Encoder models and exact search on CUDA: our own kernels, loaded at run time.
+//!
+//! `device/` has the kernels. [`launches`] says how each is launched, [`shape`], [`batch`] and
+//! [`weights`] what it is launched on, and [`forward`] puts the launches of a whole forward pass in
+//! order. None of that needs a GPU: the tests run the same launches on an emulator.
+//!
+//! Invariant: this crate builds and passes its tests where there is no GPU, no driver and no CUDA
+//! toolkit.
+
+pub mod launch;
+pub mod launches;
+#[cfg(test)]
+mod testing;
