@@ -7,7 +7,13 @@
 //! Invariant: this crate builds and passes its tests where there is no GPU, no driver and no CUDA
 //! toolkit.
 
+pub mod arena;
+pub mod batch;
+pub mod binary;
+pub mod forward;
 pub mod launch;
 pub mod launches;
+pub mod shape;
 #[cfg(test)]
 mod testing;
+pub mod weights;
