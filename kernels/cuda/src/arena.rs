@@ -61,33 +61,7 @@ impl ArenaLayout {
             bytes: end,
         }
     }
-
-    /// The most rows of a batch of which `arenas` arenas fit into `bytes`, texts being as many as
-    /// there are rows at worst; none where not one row does.
-    pub fn rows_within(shape: &BertShape, bytes: usize, arenas: usize) -> Option<usize> {
-        let fits = |rows: usize| {
-            let size = BatchSize::of_at_most(rows, rows);
-            Self::of(shape, size).bytes.saturating_mul(arenas) <= bytes
-        };
-        let (mut low, mut high) = (0_usize, 1_usize);
-        while fits(high) && high < ROWS_MAX {
-            low = high;
-            high *= 2;
-        }
-        while high - low > 1 {
-            let middle = low.midpoint(high);
-            if fits(middle) {
-                low = middle;
-            } else {
-                high = middle;
-            }
-        }
-        (low > 0).then_some(low)
-    }
 }
-
-/// More rows than this in one batch keep no device busier; twice a batch of 32k tokens.
-const ROWS_MAX: usize = 1 << 16;
 
 #[cfg(test)]
 mod tests {
@@ -118,18 +92,5 @@ mod tests {
                 prop_assert_eq!(start % REGION_ALIGNMENT, 0);
             }
         }
-    }
-
-    #[test]
-    fn rows_follow_the_budget() {
-        let shape = BertShape::MINILM_L6;
-        assert_eq!(ArenaLayout::rows_within(&shape, 1000, 1), None);
-        let one = ArenaLayout::rows_within(&shape, 64 << 20, 1).unwrap();
-        let three = ArenaLayout::rows_within(&shape, 64 << 20, 3).unwrap();
-        assert!((2 * three..=4 * three).contains(&one), "{one} {three}");
-        let bytes = |rows| ArenaLayout::of(&shape, BatchSize::of_at_most(rows, rows)).bytes;
-        assert!(bytes(one) <= 64 << 20 && bytes(one + 1) > 64 << 20);
-        let all = ArenaLayout::rows_within(&shape, usize::MAX, 3).unwrap();
-        assert!((ROWS_MAX / 2..=ROWS_MAX).contains(&all));
     }
 }

@@ -4,8 +4,14 @@
 //! Invariant: the binary is that of the sources in `device/` as they are; the test here fails where a
 //! source was changed and the script not run.
 
+/// Bytes at an address that suits the numbers of a binary's header.
+#[repr(C, align(16))]
+struct Aligned<T: ?Sized>(T);
+
+static ALIGNED: &Aligned<[u8]> = &Aligned(*include_bytes!("../device/kernels.fatbin"));
+
 /// Code for compute capability 8.0 and 9.0, and PTX that newer devices compile.
-pub const KERNELS: &[u8] = include_bytes!("../device/kernels.fatbin");
+pub static KERNELS: &[u8] = &ALIGNED.0;
 
 /// What the binary was made of: compiler, flags, hashes, and the registers of each kernel.
 pub const MANIFEST: &str = include_str!("../device/kernels.manifest");
@@ -58,6 +64,7 @@ mod tests {
             .lines()
             .find_map(|line| line.strip_prefix("binary "));
         assert_eq!(binary, Some(hash(KERNELS).as_str()), "{hint}");
+        assert_eq!(KERNELS.as_ptr() as usize % 16, 0);
     }
 
     #[test]

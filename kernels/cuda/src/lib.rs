@@ -10,10 +10,19 @@
 pub mod arena;
 pub mod batch;
 pub mod binary;
+pub mod buckets;
+pub mod cuda;
+pub mod encoder;
 pub mod forward;
 pub mod launch;
 pub mod launches;
+pub mod machine;
+pub mod recovery;
+pub mod replicas;
 pub mod shape;
+pub mod sizes;
+mod slot;
+mod slot_pool;
 #[cfg(test)]
 mod testing;
 pub mod weights;

@@ -5,10 +5,12 @@
 
 #![allow(unsafe_code)]
 
+mod machine;
 mod memory;
 mod model;
 mod reference;
 
+pub(crate) use machine::EmulatedMachine;
 pub(crate) use memory::Memory;
 pub(crate) use model::{TinyModel, as_safetensors, encode_reference};
 pub(crate) use reference::{

@@ -1,0 +1,77 @@
+//! The machine behind [`crate::machine`] that is a GPU, over the driver's own interface.
+//!
+//! The driver's library is looked for at run time, so a build needs none. [`probe`] says what there
+//! is; [`CudaMachine`] is a context on one device with the kernels loaded.
+//!
+//! Not yet run on a GPU: everything above this module is tested on the emulator, this module is only
+//! compiled.
+//!
+//! Invariant: no call of the driver is made before [`probe`] has found the library, which calls would
+//! panic without.
+
+#![allow(unsafe_code)]
+
+mod context;
+mod fault;
+mod memory;
+mod open;
+mod probe;
+mod queue;
+
+pub use memory::{CudaMemory, PinnedMemory};
+pub use open::{CudaEncoder, CudaOpener};
+pub use probe::{DeviceFacts, NoGpu, probe};
+pub use queue::{CudaQueue, CudaRecording};
+
+use crate::machine::{GpuFault, Machine, Urgency};
+use context::Context;
+use cudarc::driver::result as driver;
+use fault::named;
+use std::sync::Arc;
+
+/// A context on one device.
+pub struct CudaMachine {
+    context: Arc<Context>,
+    multiprocessors: usize,
+}
+
+impl CudaMachine {
+    /// Makes a context on a device that [`probe`] has named, and loads the kernels.
+    ///
+    /// # Errors
+    /// When the driver refuses.
+    pub fn open(device: &DeviceFacts) -> Result<Self, GpuFault> {
+        Ok(Self {
+            context: Arc::new(Context::open(device.ordinal)?),
+            multiprocessors: device.multiprocessors,
+        })
+    }
+}
+
+impl Machine for CudaMachine {
+    type Memory = CudaMemory;
+    type Staging = PinnedMemory;
+    type Queue = CudaQueue;
+
+    fn multiprocessors(&self) -> usize {
+        self.multiprocessors
+    }
+
+    fn free_bytes(&self) -> Result<usize, GpuFault> {
+        self.context.enter()?;
+        let (free, _) = driver::mem_get_info().map_err(named("asking for its memory"))?;
+        Ok(free)
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<CudaMemory, GpuFault> {
+        CudaMemory::new(self.context.clone(), bytes)
+    }
+
+    fn staging(&self, bytes: usize) -> Result<PinnedMemory, GpuFault> {
+        PinnedMemory::new(self.context.clone(), bytes)
+    }
+
+    fn queue(&self, urgency: Urgency) -> Result<CudaQueue, GpuFault> {
+        CudaQueue::new(self.context.clone(), urgency)
+    }
+}

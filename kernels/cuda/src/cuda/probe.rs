@@ -1,0 +1,168 @@
+//! Which GPUs can run the kernels, or in one line why none can.
+//!
+//! Invariant: nothing here panics, whatever of a driver is installed.
+
+use crate::binary::CAPABILITY_MIN;
+use cudarc::driver::{result, sys};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// What the compiler of the binary was made for; older drivers refuse its code.
+const DRIVER_MIN: i32 = 13_000;
+
+/// A device that can run the kernels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceFacts {
+    /// The driver's number for it.
+    pub ordinal: i32,
+    /// Its name: `NVIDIA H100 80GB HBM3`.
+    pub name: String,
+    /// Compute capability, major and minor.
+    pub capability: (i32, i32),
+    /// Multiprocessors.
+    pub multiprocessors: usize,
+    /// All its memory.
+    pub memory_bytes: usize,
+}
+
+/// Why there is none, in one line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no GPU: {0}")]
+pub struct NoGpu(pub String);
+
+/// Asks the driver.
+///
+/// # Errors
+/// Says what is missing: the driver's library, a driver that is new enough, a device, or a device that
+/// is new enough.
+pub fn probe() -> Result<Vec<DeviceFacts>, NoGpu> {
+    // The driver is bound symbol by symbol, and one that is missing panics.
+    let asked = catch_unwind(AssertUnwindSafe(ask));
+    asked.unwrap_or_else(|_| Err(NoGpu("the NVIDIA driver's library lacks a function".into())))
+}
+
+fn ask() -> Result<Vec<DeviceFacts>, NoGpu> {
+    // SAFETY: loads a library by name and lets it go; its initialisers are the driver's own.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(NoGpu(
+            "the NVIDIA driver's library libcuda is not installed".into(),
+        ));
+    }
+    let refused = |doing: &str, error: result::DriverError| {
+        NoGpu(format!("the NVIDIA driver fails {doing}: {:?}", error.0))
+    };
+    result::init().map_err(|error| refused("to start", error))?;
+    let count = result::device::get_count().map_err(|error| refused("to count devices", error))?;
+    let devices = (0..count)
+        .map(|ordinal| facts(ordinal).map_err(|error| refused("to describe a device", error)))
+        .collect::<Result<Vec<_>, _>>()?;
+    judge(driver_version(), devices)
+}
+
+/// CUDA's version that the driver is for, as the driver has it: 13000.
+fn driver_version() -> i32 {
+    let mut version = 0;
+    // SAFETY: writes one int. A failure leaves 0, an old version.
+    let _ = unsafe { sys::cuDriverGetVersion(&raw mut version) };
+    version
+}
+
+fn facts(ordinal: i32) -> Result<DeviceFacts, result::DriverError> {
+    use sys::CUdevice_attribute_enum as Attribute;
+    let device = result::device::get(ordinal)?;
+    // SAFETY: the device was given by the driver.
+    let attribute = |which| unsafe { result::device::get_attribute(device, which) };
+    Ok(DeviceFacts {
+        ordinal,
+        name: result::device::get_name(device)?,
+        capability: (
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        ),
+        multiprocessors: attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?
+            .try_into()
+            .unwrap_or(1),
+        // SAFETY: as above.
+        memory_bytes: unsafe { result::device::total_mem(device)? },
+    })
+}
+
+/// Which of the devices can run the kernels.
+fn judge(driver_version: i32, devices: Vec<DeviceFacts>) -> Result<Vec<DeviceFacts>, NoGpu> {
+    if driver_version < DRIVER_MIN {
+        return Err(NoGpu(format!(
+            "the NVIDIA driver is for CUDA {}.{}, and the kernels need {}.{}",
+            driver_version / 1000,
+            driver_version % 1000 / 10,
+            DRIVER_MIN / 1000,
+            DRIVER_MIN % 1000 / 10,
+        )));
+    }
+    if devices.is_empty() {
+        return Err(NoGpu("the NVIDIA driver has no device".into()));
+    }
+    let is_new_enough = |device: &DeviceFacts| device.capability >= CAPABILITY_MIN;
+    let (able, old): (Vec<_>, Vec<_>) = devices.into_iter().partition(is_new_enough);
+    if able.is_empty() {
+        let described = |device: &DeviceFacts| {
+            let (major, minor) = device.capability;
+            format!("{} ({major}.{minor})", device.name)
+        };
+        let found: Vec<String> = old.iter().map(described).collect();
+        let (major, minor) = CAPABILITY_MIN;
+        return Err(NoGpu(format!(
+            "none of compute capability {major}.{minor} or later: {}",
+            found.join(", ")
+        )));
+    }
+    Ok(able)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(name: &str, capability: (i32, i32)) -> DeviceFacts {
+        DeviceFacts {
+            ordinal: 0,
+            name: name.into(),
+            capability,
+            multiprocessors: 40,
+            memory_bytes: 16 << 30,
+        }
+    }
+
+    /// On the machine that runs the tests, whatever it has.
+    #[test]
+    fn it_answers_in_one_line_and_never_panics() {
+        match probe() {
+            Ok(devices) => assert!(!devices.is_empty()),
+            Err(why) => {
+                let line = why.to_string();
+                assert!(
+                    line.starts_with("no GPU: ") && !line.contains('\n'),
+                    "{line}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_too_old_is_named() {
+        let line = |version, devices| judge(version, devices).unwrap_err().to_string();
+        assert_eq!(
+            line(12_040, vec![device("A", (9, 0))]),
+            "no GPU: the NVIDIA driver is for CUDA 12.4, and the kernels need 13.0"
+        );
+        assert_eq!(
+            line(13_000, vec![]),
+            "no GPU: the NVIDIA driver has no device"
+        );
+        assert_eq!(
+            line(13_010, vec![device("NVIDIA T4", (7, 5))]),
+            "no GPU: none of compute capability 8.0 or later: NVIDIA T4 (7.5)"
+        );
+        let devices = vec![device("T4", (7, 5)), device("L4", (8, 9))];
+        let able = judge(13_000, devices).unwrap();
+        assert_eq!(able, [device("L4", (8, 9))]);
+    }
+}
