@@ -25,4 +25,6 @@ mod slot;
 mod slot_pool;
 #[cfg(test)]
 mod testing;
+#[cfg(any(test, feature = "verify"))]
+pub mod verify;
 pub mod weights;

@@ -84,7 +84,7 @@ pub trait Machine: Send + Sync {
 }
 
 /// Memory of a device.
-pub trait DeviceMemory: Send {
+pub trait DeviceMemory: Send + Sync {
     /// Where it begins.
     fn address(&self) -> Address;
 }

@@ -251,6 +251,27 @@ impl WeightLayout {
     }
 }
 
+#[cfg(any(test, feature = "verify"))]
+impl WeightLayout {
+    /// Weights that mean nothing, for measuring: small random numbers, and norms that scale by 1.
+    pub fn random_image(&self, seed: u64) -> Vec<u8> {
+        let mut noise = crate::verify::Noise::new(seed);
+        let mut image = vec![0; self.bytes];
+        for tensor in &self.tensors {
+            let count = tensor.shape.iter().product();
+            let to = &mut image[tensor.offset..];
+            match tensor.precision {
+                Precision::Half => {
+                    // Never out of range.
+                    let _ = write_halves(&noise.floats(count, 0.1), to);
+                }
+                Precision::Single => write_singles(&vec![1.0; count], to),
+            }
+        }
+        image
+    }
+}
+
 fn numbers(
     file: &SafeTensors<'_>,
     name: &str,

@@ -91,6 +91,8 @@ impl Machine for EmulatedMachine {
 
 // SAFETY: the block is owned.
 unsafe impl Send for Memory {}
+// SAFETY: kernels write it through its address only while the one queue that uses it is waited for.
+unsafe impl Sync for Memory {}
 
 impl DeviceMemory for Memory {
     fn address(&self) -> Address {

@@ -1,5 +1,5 @@
-//! What the tests share: memory that is watched, reproducible numbers, definitions in f64, a small
-//! model, and runs on the emulator.
+//! What the tests share: memory that is watched and runs on the emulator, beside what
+//! [`crate::verify`] has.
 //!
 //! Invariant: a run that is expected to be right is made on every kind of schedule.
 
@@ -7,15 +7,13 @@
 
 mod machine;
 mod memory;
-mod model;
-mod reference;
 
+pub(crate) use crate::verify::{
+    Noise, TinyModel, as_safetensors, attention_reference, encode_reference, gelu_reference,
+    normalise_reference, pool_reference,
+};
 pub(crate) use machine::EmulatedMachine;
 pub(crate) use memory::Memory;
-pub(crate) use model::{TinyModel, as_safetensors, encode_reference};
-pub(crate) use reference::{
-    attention_reference, gelu_reference, normalise_reference, pool_reference,
-};
 
 use crate::launch::Launch;
 use half::f16;
@@ -25,41 +23,6 @@ use vectide_cuda_emulator::{Schedule, Shape};
 const SEEDS: std::ops::Range<u64> = 0..3;
 /// Seeds that a planted error gets to show itself.
 const PLANTED_SEEDS: std::ops::Range<u64> = 0..12;
-
-/// A seeded generator (xorshift64*, Vigna 2016).
-pub(crate) struct Noise(u64);
-
-impl Noise {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    pub(crate) fn next_u64(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
-        (self.next_u64() >> 16) as usize % bound
-    }
-
-    /// Floats in [-spread / 2, spread / 2).
-    pub(crate) fn floats(&mut self, count: usize, spread: f32) -> Vec<f32> {
-        (0..count)
-            .map(|_| ((self.next_u64() >> 40) as f32 / (1 << 24) as f32 - 0.5) * spread)
-            .collect()
-    }
-
-    /// The same, rounded to fp16.
-    pub(crate) fn halves(&mut self, count: usize, spread: f32) -> Vec<f16> {
-        self.floats(count, spread)
-            .into_iter()
-            .map(f16::from_f32)
-            .collect()
-    }
-}
 
 /// Runs a launch on the emulator.
 pub(crate) fn run(launch: &Launch, seed: u64) -> Result<Vec<String>, String> {

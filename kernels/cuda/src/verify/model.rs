@@ -2,7 +2,7 @@
 //!
 //! Invariant: its numbers are those that fp16 has, so that only the arithmetic is compared.
 
-use super::Noise;
+use super::noise::Noise;
 use super::reference::{attention_reference, gelu_reference, normalise_reference, pool_reference};
 use crate::shape::BertShape;
 use half::{bf16, f16};
@@ -11,15 +11,22 @@ use safetensors::tensor::{TensorView, serialize};
 
 /// A small BERT with random weights, and the widths that kernels are compiled for.
 #[derive(Clone)]
-pub(crate) struct TinyModel {
-    pub(crate) shape: BertShape,
+pub struct TinyModel {
+    /// Its sizes.
+    pub shape: BertShape,
     /// Name, shape and numbers of each tensor.
-    pub(crate) tensors: Vec<(String, Vec<usize>, Vec<f32>)>,
+    pub tensors: Vec<(String, Vec<usize>, Vec<f32>)>,
 }
 
 impl TinyModel {
-    pub(crate) fn new(layers: usize, heads: usize, head_size: usize) -> Self {
-        let shape = BertShape {
+    /// Of as many layers, heads and numbers of a head.
+    pub fn new(layers: usize, heads: usize, head_size: usize) -> Self {
+        Self::of(Self::shape(layers, heads, head_size))
+    }
+
+    /// The shape of such a model.
+    pub fn shape(layers: usize, heads: usize, head_size: usize) -> BertShape {
+        BertShape {
             vocabulary: 100,
             positions: 80,
             layers,
@@ -28,12 +35,16 @@ impl TinyModel {
             intermediate: 256,
             dimensions: heads * head_size,
             ..BertShape::MINILM_L6
-        };
+        }
+    }
+
+    /// Of any shape.
+    pub fn of(shape: BertShape) -> Self {
         let mut model = Self {
             shape,
             tensors: Vec::new(),
         };
-        let mut noise = Noise::new(heads as u64);
+        let mut noise = Noise::new(shape.heads as u64);
         let width = shape.width();
         for (name, rows) in [
             ("word", shape.vocabulary),
@@ -44,7 +55,7 @@ impl TinyModel {
             model.add(name, &[rows, width], noise.floats(rows * width, 1.0));
         }
         model.add_norm("embeddings.LayerNorm", &mut noise);
-        for layer in 0..layers {
+        for layer in 0..shape.layers {
             model.add_layer(&format!("encoder.layer.{layer}"), &mut noise);
         }
         model
@@ -100,7 +111,11 @@ impl TinyModel {
         self.add_norm(&format!("{name}.output.LayerNorm"), noise);
     }
 
-    pub(crate) fn tensor(&self, name: &str) -> (&[usize], &[f32]) {
+    /// Shape and numbers of a tensor.
+    ///
+    /// # Panics
+    /// When there is none of that name.
+    pub fn tensor(&self, name: &str) -> (&[usize], &[f32]) {
         let found = self.tensors.iter().find(|tensor| tensor.0 == name);
         let (_, shape, values) = found.unwrap_or_else(|| panic!("no tensor {name}"));
         (shape, values)
@@ -108,7 +123,10 @@ impl TinyModel {
 }
 
 /// The model as a file, its numbers in `dtype` and its names behind `prefix`.
-pub(crate) fn as_safetensors(model: &TinyModel, dtype: Dtype, prefix: &str) -> Vec<u8> {
+///
+/// # Panics
+/// When the format has no such type.
+pub fn as_safetensors(model: &TinyModel, dtype: Dtype, prefix: &str) -> Vec<u8> {
     let bytes: Vec<Vec<u8>> = (model.tensors.iter())
         .map(|(_, _, values)| match dtype {
             Dtype::F16 => values
@@ -127,10 +145,10 @@ pub(crate) fn as_safetensors(model: &TinyModel, dtype: Dtype, prefix: &str) -> V
         .iter()
         .zip(&bytes)
         .map(|((name, shape, _), bytes)| {
-            let view = TensorView::new(dtype, shape.clone(), bytes).unwrap();
+            let view = TensorView::new(dtype, shape.clone(), bytes).expect("a tensor's bytes");
             (format!("{prefix}{name}"), view)
         });
-    serialize(views, None).unwrap()
+    serialize(views, None).expect("a file of tensors")
 }
 
 fn linear_reference(model: &TinyModel, name: &str, rows: &[f64]) -> Vec<f64> {
@@ -163,7 +181,7 @@ fn added(a: &[f64], b: &[f64]) -> Vec<f64> {
 }
 
 /// One text's vector by the definition of BERT (Devlin et al. 2018), in f64.
-pub(crate) fn encode_reference(model: &TinyModel, text: &[u32]) -> Vec<f64> {
+pub fn encode_reference(model: &TinyModel, text: &[u32]) -> Vec<f64> {
     let shape = &model.shape;
     let width = shape.width();
     let row = |table: &str, at: usize| {

@@ -1,0 +1,130 @@
+//! `vectide-gpu-verify`: whether a machine's GPU computes what it should, and how fast.
+//!
+//! It needs a driver and nothing else: kernels are in it, and weights are random ones. Lines of JSON
+//! go to the standard output.
+//!
+//! ```text
+//! vectide-gpu-verify probe              the devices, or in one line why there is none
+//! vectide-gpu-verify check [SEED]       every kernel against f64; status 1 where one is wrong
+//! vectide-gpu-verify check-small        the same on little data, for a sanitizer
+//! vectide-gpu-verify measure            products, exact search, encoders
+//! ```
+//!
+//! Invariant: the status is 0 only when all that was asked for was done and right.
+
+use std::process::ExitCode;
+use vectide_cuda::cuda::{CudaMachine, DeviceFacts, probe};
+use vectide_cuda::encoder::Encoder;
+use vectide_cuda::shape::BertShape;
+use vectide_cuda::verify::{Effort, check_all, measure_encoder, measure_linear, measure_nearest};
+use vectide_cuda::weights::WeightLayout;
+
+/// Products of one layer of MiniLM and of BGE-base at the rows of a bulk batch, and a large one for
+/// what the kernel reaches at best.
+const PRODUCTS: [[usize; 3]; 9] = [
+    [8192, 8192, 8192],
+    [8192, 384, 1152],
+    [8192, 384, 384],
+    [8192, 384, 1536],
+    [8192, 1536, 384],
+    [8192, 768, 2304],
+    [8192, 768, 768],
+    [8192, 768, 3072],
+    [8192, 3072, 768],
+];
+/// Launches of a product in a row, so that starting them costs nothing.
+const PRODUCT_LAUNCHES: usize = 20;
+/// Tokens of a rate: some thirty batches of the bulk lane.
+const TOKENS: usize = 250_000;
+/// Calls of a delay.
+const QUERIES: usize = 3000;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let device = match probe() {
+        Ok(devices) => devices.into_iter().next(),
+        Err(why) => {
+            eprintln!("{why}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let Some(device) = device else {
+        return ExitCode::FAILURE;
+    };
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["probe"] => {
+            describe(&device);
+            Ok(true)
+        }
+        ["check"] => check(&device, Effort::Full, 1),
+        ["check", seed] => match seed.parse() {
+            Ok(seed) => check(&device, Effort::Full, seed),
+            Err(_) => Err(format!("`{seed}` is not a seed")),
+        },
+        ["check-small"] => check(&device, Effort::Small, 1),
+        ["measure"] => measure(&device).map(|()| true),
+        _ => Err("usage: vectide-gpu-verify probe | check [SEED] | check-small | measure".into()),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(reason) => {
+            eprintln!("{reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn describe(device: &DeviceFacts) {
+    let (major, minor) = device.capability;
+    println!(
+        r#"{{"device":"{}","capability":"{major}.{minor}","multiprocessors":{},"memory_mib":{}}}"#,
+        device.name,
+        device.multiprocessors,
+        device.memory_bytes >> 20
+    );
+}
+
+fn open(device: &DeviceFacts) -> Result<CudaMachine, String> {
+    CudaMachine::open(device).map_err(|fault| fault.to_string())
+}
+
+/// Whether everything is right.
+fn check(device: &DeviceFacts, effort: Effort, seed: u64) -> Result<bool, String> {
+    let outcomes = check_all(open(device)?, effort, seed).map_err(|fault| fault.to_string())?;
+    for outcome in &outcomes {
+        let verdict = if outcome.passes() { "ok" } else { "WRONG" };
+        println!(
+            r#"{{"check":"{}","error":"{:e}","tolerance":"{:e}","verdict":"{verdict}"}}"#,
+            outcome.name, outcome.error, outcome.tolerance
+        );
+    }
+    Ok(outcomes.iter().all(|outcome| outcome.passes()))
+}
+
+fn measure(device: &DeviceFacts) -> Result<(), String> {
+    let machine = open(device)?;
+    for size in PRODUCTS {
+        let measured = measure_linear(&machine, size, PRODUCT_LAUNCHES);
+        println!("{}", measured.map_err(|fault| fault.to_string())?.json());
+    }
+    for queries in [1, 64, 256] {
+        let measured = measure_nearest(&machine, 1_000_000, queries);
+        println!("{}", measured.map_err(|fault| fault.to_string())?.json());
+    }
+    drop(machine);
+    for (name, shape) in [
+        ("MiniLM-L6", BertShape::MINILM_L6),
+        ("BGE-base", BertShape::BGE_BASE),
+    ] {
+        let image = WeightLayout::of(&shape).random_image(1);
+        let encoder =
+            Encoder::open(open(device)?, shape, &image, None).map_err(|error| error.to_string())?;
+        let measured = measure_encoder(name, &encoder, TOKENS, QUERIES);
+        for figure in measured.map_err(|error| error.to_string())? {
+            println!("{}", figure.json());
+        }
+    }
+    Ok(())
+}

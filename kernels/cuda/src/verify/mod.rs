@@ -1,0 +1,23 @@
+//! Checks of every kernel on a machine with fresh random data, for a GPU that no test has seen.
+//!
+//! The tests run them on the emulator, so that the checks themselves are known to be right; the binary
+//! `vectide-gpu-verify` runs them on a GPU, larger. Compiled for tests and with the feature `verify`.
+//!
+//! Invariant: outputs are NaN before and guarded around; a check that passes has compared every number.
+
+mod checks;
+mod measure;
+mod model;
+mod noise;
+mod reference;
+mod workbench;
+
+pub use checks::{Effort, Outcome, check_all};
+pub use measure::{Measured, measure_encoder, measure_linear, measure_nearest};
+pub use model::{TinyModel, as_safetensors, encode_reference};
+pub use noise::Noise;
+#[cfg(test)]
+pub(crate) use reference::{
+    attention_reference, gelu_reference, normalise_reference, pool_reference,
+};
+pub use workbench::Workbench;
