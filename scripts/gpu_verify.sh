@@ -2,7 +2,8 @@
 # Checks the CUDA kernels on a machine with a GPU, and measures them.
 #
 #   scripts/gpu_verify.sh build       makes target/gpu-verify, to be carried to that machine: one program
-#                                     with the kernels in it (needs Rust, no GPU)
+#                                     with the kernels in it (needs Rust, no GPU); beside it
+#                                     target/gpu-verify.image, MiniLM in fp16, where it has been fetched
 #   scripts/gpu_verify.sh run [DIR]   there: runs it and writes DIR/checks.jsonl, DIR/measured.jsonl,
 #                                     DIR/sanitizer-*.log and a table DIR/table.md (needs a driver, no
 #                                     Rust and no network; DIR is target/gpu-verify-results by default)
@@ -11,11 +12,18 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 program=target/gpu-verify
+image=$program.image
 
 build() {
     cargo build --release --package vectide-cuda --features verify --bin vectide-gpu-verify
-    cp "${CARGO_TARGET_DIR:-target}/release/vectide-gpu-verify" $program
-    wc -c $program
+    strip -o $program "${CARGO_TARGET_DIR:-target}/release/vectide-gpu-verify"
+    local model=${XDG_CACHE_HOME:-$HOME/.cache}/vectide/models/all-MiniLM-L6-v2/model.safetensors
+    if [ -e "$model" ]; then
+        $program image "$model" $image
+    else
+        echo "skipped: MiniLM, which \`vectide model fetch all-MiniLM-L6-v2\` fetches"
+    fi
+    du -h $program*
 }
 
 # Races, accesses outside of memory and barriers that not all threads reach, where the tool is there.
@@ -57,6 +65,11 @@ run() {
     mkdir -p "$results"
     $program probe >"$results/device.jsonl"
     $program check "$(date +%s)" >"$results/checks.jsonl" || failed=1
+    if [ -e $image ]; then
+        $program golden $image kernels/encoder/tests/data >>"$results/checks.jsonl" || failed=1
+    else
+        echo "skipped: golden vectors: no $image"
+    fi
     grep WRONG "$results/checks.jsonl" || true
     sanitize "$results" || failed=1
     $program measure >"$results/measured.jsonl" || failed=1
@@ -67,5 +80,5 @@ run() {
 case ${1:-} in
     build) build ;;
     run) run "${2:-}" ;;
-    *) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    *) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

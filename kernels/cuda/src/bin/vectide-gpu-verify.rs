@@ -1,22 +1,29 @@
 //! `vectide-gpu-verify`: whether a machine's GPU computes what it should, and how fast.
 //!
-//! It needs a driver and nothing else: kernels are in it, and weights are random ones. Lines of JSON
-//! go to the standard output.
+//! It needs a driver and nothing else: kernels are in it, and weights are random ones but for `golden`.
+//! Lines of JSON go to the standard output.
 //!
 //! ```text
 //! vectide-gpu-verify probe              the devices, or in one line why there is none
 //! vectide-gpu-verify check [SEED]       every kernel against f64; status 1 where one is wrong
 //! vectide-gpu-verify check-small        the same on little data, for a sanitizer
+//! vectide-gpu-verify image WEIGHTS OUT  MiniLM's safetensors as the image that goes to a device, half
+//!                                       as large; needs no device
+//! vectide-gpu-verify golden IMAGE DIR   that model against golden vectors
 //! vectide-gpu-verify measure            products, exact search, encoders
 //! ```
 //!
 //! Invariant: the status is 0 only when all that was asked for was done and right.
 
+use std::path::Path;
 use std::process::ExitCode;
 use vectide_cuda::cuda::{CudaMachine, DeviceFacts, probe};
 use vectide_cuda::encoder::Encoder;
 use vectide_cuda::shape::BertShape;
-use vectide_cuda::verify::{Effort, check_all, measure_encoder, measure_linear, measure_nearest};
+use vectide_cuda::verify::{
+    Effort, Outcome, check_all, check_golden, measure_encoder, measure_linear, measure_nearest,
+    read_golden,
+};
 use vectide_cuda::weights::WeightLayout;
 
 /// Products of one layer of MiniLM and of BGE-base at the rows of a bulk batch, and a large one for
@@ -39,8 +46,15 @@ const TOKENS: usize = 250_000;
 /// Calls of a delay.
 const QUERIES: usize = 3000;
 
+const USAGE: &str = "usage: vectide-gpu-verify \
+    probe | check [SEED] | check-small | image WEIGHTS OUT | golden IMAGE DIR | measure";
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if let ["image", weights, out] = words.as_slice() {
+        return status(write_image(weights.as_ref(), out.as_ref()).map(|()| true));
+    }
     let device = match probe() {
         Ok(devices) => devices.into_iter().next(),
         Err(why) => {
@@ -51,8 +65,7 @@ fn main() -> ExitCode {
     let Some(device) = device else {
         return ExitCode::FAILURE;
     };
-    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let done = match words.as_slice() {
+    status(match words.as_slice() {
         ["probe"] => {
             describe(&device);
             Ok(true)
@@ -63,9 +76,13 @@ fn main() -> ExitCode {
             Err(_) => Err(format!("`{seed}` is not a seed")),
         },
         ["check-small"] => check(&device, Effort::Small, 1),
+        ["golden", image, folder] => golden(&device, image.as_ref(), folder.as_ref()),
         ["measure"] => measure(&device).map(|()| true),
-        _ => Err("usage: vectide-gpu-verify probe | check [SEED] | check-small | measure".into()),
-    };
+        _ => Err(USAGE.into()),
+    })
+}
+
+fn status(done: Result<bool, String>) -> ExitCode {
     match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -74,6 +91,18 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn write_image(weights: &Path, out: &Path) -> Result<(), String> {
+    let layout = WeightLayout::of(&BertShape::MINILM_L6);
+    let image = layout
+        .read(&read(weights)?)
+        .map_err(|error| error.to_string())?;
+    std::fs::write(out, image).map_err(|error| format!("{}: {error}", out.display()))
 }
 
 fn describe(device: &DeviceFacts) {
@@ -93,14 +122,27 @@ fn open(device: &DeviceFacts) -> Result<CudaMachine, String> {
 /// Whether everything is right.
 fn check(device: &DeviceFacts, effort: Effort, seed: u64) -> Result<bool, String> {
     let outcomes = check_all(open(device)?, effort, seed).map_err(|fault| fault.to_string())?;
-    for outcome in &outcomes {
-        let verdict = if outcome.passes() { "ok" } else { "WRONG" };
-        println!(
-            r#"{{"check":"{}","error":"{:e}","tolerance":"{:e}","verdict":"{verdict}"}}"#,
-            outcome.name, outcome.error, outcome.tolerance
-        );
-    }
-    Ok(outcomes.iter().all(|outcome| outcome.passes()))
+    outcomes.iter().for_each(tell);
+    Ok(outcomes.iter().all(Outcome::passes))
+}
+
+fn tell(outcome: &Outcome) {
+    let verdict = if outcome.passes() { "ok" } else { "WRONG" };
+    println!(
+        r#"{{"check":"{}","error":"{:e}","tolerance":"{:e}","verdict":"{verdict}"}}"#,
+        outcome.name, outcome.error, outcome.tolerance
+    );
+}
+
+/// Whether a real model gives the vectors that another implementation has given.
+fn golden(device: &DeviceFacts, image: &Path, folder: &Path) -> Result<bool, String> {
+    let shape = BertShape::MINILM_L6;
+    let image = read(image)?;
+    let encoder = Encoder::open(open(device)?, shape, &image, None);
+    let encoder = encoder.map_err(|error| error.to_string())?;
+    let outcome = check_golden(&encoder, &read_golden(folder, shape.dimensions)?)?;
+    tell(&outcome);
+    Ok(outcome.passes())
 }
 
 fn measure(device: &DeviceFacts) -> Result<(), String> {

@@ -6,6 +6,7 @@
 //! Invariant: outputs are NaN before and guarded around; a check that passes has compared every number.
 
 mod checks;
+mod golden;
 mod measure;
 mod model;
 mod noise;
@@ -13,6 +14,7 @@ mod reference;
 mod workbench;
 
 pub use checks::{Effort, Outcome, check_all};
+pub use golden::{Golden, check_golden, read_golden};
 pub use measure::{Measured, measure_encoder, measure_linear, measure_nearest};
 pub use model::{TinyModel, as_safetensors, encode_reference};
 pub use noise::Noise;
