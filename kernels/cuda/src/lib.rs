@@ -13,6 +13,7 @@ pub mod binary;
 pub mod buckets;
 pub mod cuda;
 pub mod encoder;
+pub mod exact;
 pub mod forward;
 pub mod launch;
 pub mod launches;

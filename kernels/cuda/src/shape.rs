@@ -32,6 +32,14 @@ pub struct BertShape {
     pub dimensions: usize,
 }
 
+/// Sizes from a model's files are held against these before anything is computed from them: several
+/// times what the largest encoder has, and few enough that no product of them overflows.
+const VOCABULARY_MAX: usize = 1 << 22;
+const POSITIONS_MAX: usize = 1 << 17;
+const TYPES_MAX: usize = 1 << 8;
+const LAYERS_MAX: usize = 1 << 8;
+const INTERMEDIATE_MAX: usize = 1 << 16;
+
 /// Why a model can't run on the GPU.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no kernel for {what} {found}: supported are {supported}")]
@@ -71,7 +79,7 @@ impl BertShape {
 
     /// Numbers of a token's vector.
     pub fn width(&self) -> usize {
-        self.heads * self.head_size
+        self.heads.saturating_mul(self.head_size)
     }
 
     /// The most tokens of a text.
@@ -104,10 +112,11 @@ impl BertShape {
             supported: "384, 768 and 1024",
         })?;
         require(
-            self.intermediate > 0 && self.intermediate.is_multiple_of(64),
+            (1..=INTERMEDIATE_MAX).contains(&self.intermediate)
+                && self.intermediate.is_multiple_of(64),
             "a feed-forward network of width",
             self.intermediate,
-            "multiples of 64",
+            "multiples of 64 up to 65,536",
         )?;
         require(
             (1..=self.width()).contains(&self.dimensions),
@@ -115,12 +124,29 @@ impl BertShape {
             self.dimensions,
             "those up to the model's width",
         )?;
-        require(self.types > 0, "token types", self.types, "1 and more")?;
         require(
-            self.tokens_max() > 0,
+            (1..=TYPES_MAX).contains(&self.types),
+            "token types",
+            self.types,
+            "1 to 256",
+        )?;
+        require(
+            (1..=VOCABULARY_MAX).contains(&self.vocabulary),
+            "a vocabulary of",
+            self.vocabulary,
+            "1 to 4,194,304",
+        )?;
+        require(
+            self.layers <= LAYERS_MAX,
+            "layers",
+            self.layers,
+            "up to 256",
+        )?;
+        require(
+            self.tokens_max() > 0 && self.positions <= POSITIONS_MAX,
             "positions",
             self.positions,
-            "more than stand for padding",
+            "more than stand for padding, up to 131,072",
         )?;
         Ok(width)
     }
@@ -148,6 +174,11 @@ mod tests {
         assert!(refused(|shape| shape.intermediate = 1000).contains("1000"));
         assert!(refused(|shape| shape.dimensions = 385).contains("385"));
         assert!(refused(|shape| shape.types = 0).contains("types"));
+        assert!(refused(|shape| shape.vocabulary = usize::MAX).contains("vocabulary"));
+        assert!(refused(|shape| shape.layers = usize::MAX).contains("layers"));
+        assert!(refused(|shape| shape.positions = usize::MAX).contains("positions"));
+        assert!(refused(|shape| shape.intermediate = usize::MAX - 63).contains("feed-forward"));
+        assert!(refused(|shape| shape.heads = usize::MAX).contains("width"));
         assert!(refused(|shape| shape.first_position = 600).contains("positions"));
     }
 }

@@ -203,7 +203,8 @@ pub enum WeightsError {
 }
 
 impl WeightLayout {
-    /// Of a model's weights, under the names that Hugging Face's `BertModel` uses.
+    /// Of a model's weights, under the names that Hugging Face's `BertModel` uses. The shape is one that
+    /// [`BertShape::check`] has passed.
     pub fn of(shape: &BertShape) -> Self {
         let mut placer = Placer::default();
         let width = shape.width();
@@ -327,7 +328,7 @@ fn write_halves(values: &[f32], to: &mut [u8]) -> Result<(), f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{TinyModel, as_safetensors};
+    use crate::testing::{Noise, TinyModel, as_safetensors};
 
     #[test]
     fn a_file_becomes_an_image() {
@@ -379,6 +380,22 @@ mod tests {
             message.contains(WORD_TABLE) && message.contains("768"),
             "{message}"
         );
+        let mut noise = Noise::new(1);
+        for _ in 0..200 {
+            let mut file = file.clone();
+            // The header is at the beginning: most changes go there.
+            let end = if noise.below(4) == 0 {
+                file.len()
+            } else {
+                4000
+            };
+            for _ in 0..=noise.below(3) {
+                file[noise.below(end)] = noise.next_u64() as u8;
+            }
+            file.truncate(file.len() - noise.below(2) * noise.below(file.len()));
+            // Whatever it says, it answers.
+            let _ = layout.read(&file);
+        }
         for value in [1e6, f32::NAN, f32::INFINITY] {
             let mut model = model.clone();
             model.tensors[0].2[3] = value;

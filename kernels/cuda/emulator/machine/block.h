@@ -3,7 +3,8 @@
 //
 // Blocks run one after the other; a block's threads take turns on one thread of the operating system,
 // so nothing here is atomic. What a GPU leaves undefined is made an error where it can be seen: a warp
-// whose lanes do not meet, barriers of different places met by one block, addresses that do not fit.
+// whose lanes do not meet, barriers of different places met by one block, addresses that do not fit. So
+// is a matrix whose rows lie in the same banks, which would only be slow.
 // Not seen is what relies on a shuffle or ballot to order a warp's memory, which on a GPU only a
 // barrier does: here whatever makes lanes meet does.
 //

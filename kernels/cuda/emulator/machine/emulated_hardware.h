@@ -78,6 +78,17 @@ T exchange(T value, int lane) {
     return result;
 }
 
+/// Shared memory has 32 banks of four bytes, so 16-byte rows at the same place modulo 128 take turns.
+constexpr size_t BANKS_BYTES = 128, MATRIX_ROW_BYTES = 16;
+
+/// The eight rows of a matrix are read at once: two of them in the same banks would take twice as long.
+inline void refuse_conflicts(const void* const* rows) {
+    unsigned taken = 0;
+    for (int row = 0; row < 8; row++)
+        taken |= 1u << reinterpret_cast<uintptr_t>(rows[row]) % BANKS_BYTES / MATRIX_ROW_BYTES;
+    if (taken != 0xFF) block->fail("rows of a matrix in the same banks");
+}
+
 /// Lane 8 m + i brings the address of row i of matrix m; lane l takes two numbers of each matrix.
 template <bool TRANSPOSED>
 void load_four_matrices(Word (&out)[4], const void* row) {
@@ -86,6 +97,7 @@ void load_four_matrices(Word (&out)[4], const void* row) {
         const auto at = [&](int matrix, int row, int column) {
             return static_cast<const uint16_t*>(rows[8 * matrix + row])[column];
         };
+        for (int m = 0; m < 4; m++) refuse_conflicts(rows + 8 * m);
         for (int lane = 0; lane < WARP_LANES; lane++)
             for (int m = 0; m < 4; m++) {
                 const int g = lane / 4, t = lane % 4 * 2;

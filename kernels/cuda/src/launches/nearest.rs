@@ -32,6 +32,12 @@ pub struct NearestParts {
 }
 
 impl NearestParts {
+    /// The most lists that there are between the two kernels for up to so many queries: fewer queries
+    /// have more parts.
+    pub fn lists_max(queries_max: usize, multiprocessors: usize) -> usize {
+        (multiprocessors * BLOCKS_PER_MULTIPROCESSOR * TILE).max(queries_max)
+    }
+
     /// As many parts as keep every multiprocessor busy, none of them without rows.
     pub fn choose(rows: usize, queries: usize, multiprocessors: usize) -> Self {
         let wanted = (multiprocessors * BLOCKS_PER_MULTIPROCESSOR) / queries.div_ceil(TILE).max(1);
@@ -295,6 +301,7 @@ mod tests {
                 let cut = NearestParts::choose(rows, queries, 132);
                 assert!(cut.parts * cut.part_rows >= rows);
                 assert!((cut.parts - 1) * cut.part_rows < rows);
+                assert!(cut.parts * queries <= NearestParts::lists_max(queries, 132));
             }
         }
     }
