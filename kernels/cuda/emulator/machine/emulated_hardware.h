@@ -93,7 +93,8 @@ inline void refuse_conflicts(const void* const* rows) {
 template <bool TRANSPOSED>
 void load_four_matrices(Word (&out)[4], const void* row) {
     block->check_shared(row, 16);
-    block->meet(TRANSPOSED ? "a load of transposed matrices" : "a load of matrices", row, out, [](const void* const* rows, void* const* results) {
+    const char* operation = TRANSPOSED ? "a load of transposed matrices" : "a load of matrices";
+    block->meet(operation, row, out, [](const void* const* rows, void* const* results) {
         const auto at = [&](int matrix, int row, int column) {
             return static_cast<const uint16_t*>(rows[8 * matrix + row])[column];
         };
