@@ -21,8 +21,8 @@ use vectide_cuda::cuda::{CudaMachine, DeviceFacts, probe};
 use vectide_cuda::encoder::Encoder;
 use vectide_cuda::shape::BertShape;
 use vectide_cuda::verify::{
-    Effort, Outcome, check_all, check_golden, measure_encoder, measure_linear, measure_nearest,
-    read_golden,
+    Effort, Outcome, check_all, check_golden, measure_encoder, measure_linear, measure_memory,
+    measure_nearest, read_golden,
 };
 use vectide_cuda::weights::WeightLayout;
 
@@ -39,6 +39,8 @@ const PRODUCTS: [[usize; 3]; 9] = [
     [8192, 768, 3072],
     [8192, 3072, 768],
 ];
+/// 1.5 GiB read and as much written: far beyond every cache.
+const MEMORY_ROWS: usize = 1 << 20;
 /// Launches of a product in a row, so that starting them costs nothing.
 const PRODUCT_LAUNCHES: usize = 20;
 /// Tokens of a rate: some thirty batches of the bulk lane.
@@ -147,6 +149,8 @@ fn golden(device: &DeviceFacts, image: &Path, folder: &Path) -> Result<bool, Str
 
 fn measure(device: &DeviceFacts) -> Result<(), String> {
     let machine = open(device)?;
+    let measured = measure_memory(&machine, MEMORY_ROWS);
+    println!("{}", measured.map_err(|fault| fault.to_string())?.json());
     for size in PRODUCTS {
         let measured = measure_linear(&machine, size, PRODUCT_LAUNCHES);
         println!("{}", measured.map_err(|fault| fault.to_string())?.json());

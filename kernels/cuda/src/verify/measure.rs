@@ -11,7 +11,9 @@ use super::noise::Noise;
 use super::workbench::Workbench;
 use crate::encoder::{EncodeError, Encoder};
 use crate::launch::Address;
-use crate::launches::{Finish, LinearLaunch, NearestLaunch, NearestParts, TileShape};
+use crate::launches::{
+    Finish, LinearLaunch, NearestLaunch, NearestParts, NormaliseLaunch, RowWidth, TileShape,
+};
 use crate::machine::{GpuFault, Machine};
 use half::f16;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -92,6 +94,38 @@ pub fn measure_linear<M: Machine>(
         name: format!("linear {rows} x {inputs} x {outputs}"),
         value: operations / time.as_secs_f64() / 1e12,
         unit: "TFLOP/s",
+    })
+}
+
+/// Layer normalisation of so many rows: what memory gives, since nothing is computed to speak of.
+///
+/// # Errors
+/// When the machine fails.
+pub fn measure_memory<M: Machine>(machine: &M, rows: usize) -> Result<Measured, GpuFault> {
+    let width = RowWidth::W768;
+    let bench = Workbench::new(machine)?;
+    let numbers = rows * width.get();
+    let input = bench.place(&Noise::new(6).halves(numbers, 1.0))?;
+    let norm = bench.place(&vec![1.0_f32; width.get()])?;
+    let out = bench.poisoned::<f16>(numbers)?;
+    let launch = NormaliseLaunch {
+        width,
+        rows,
+        input: input.address(),
+        residual: Address::NULL,
+        scale: norm.address(),
+        shift: norm.address(),
+        out: out.address(),
+        epsilon: 1e-12,
+    };
+    // SAFETY: as in `measure_linear`.
+    let time = best(|| unsafe { bench.run(&[launch.launch()]) })?;
+    // Read once and written once.
+    let bytes = (2 * numbers * size_of::<f16>()) as f64;
+    Ok(Measured {
+        name: format!("layer normalisation {rows} x {}", width.get()),
+        value: bytes / time.as_secs_f64() / 1e9,
+        unit: "GB/s",
     })
 }
 
@@ -296,6 +330,7 @@ mod tests {
         let machine = EmulatedMachine::new();
         let linear = measure_linear(&machine, [64, 32, 64], 1).unwrap();
         assert!(linear.value > 0.0);
+        assert!(measure_memory(&machine, 9).unwrap().value > 0.0);
         assert!(measure_nearest(&machine, 64, 1).unwrap().value > 0.0);
         let shape = BertShape {
             positions: 16,

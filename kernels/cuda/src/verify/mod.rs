@@ -15,7 +15,7 @@ mod workbench;
 
 pub use checks::{Effort, Outcome, check_all};
 pub use golden::{Golden, check_golden, read_golden};
-pub use measure::{Measured, measure_encoder, measure_linear, measure_nearest};
+pub use measure::{Measured, measure_encoder, measure_linear, measure_memory, measure_nearest};
 pub use model::{TinyModel, as_safetensors, encode_reference};
 pub use noise::Noise;
 #[cfg(test)]
