@@ -28,7 +28,6 @@ __device__ __forceinline__ Word warp_ballot(bool predicate) {
 }
 
 __device__ __forceinline__ void warp_barrier() { __syncwarp(); }
-__device__ __forceinline__ void order_warp_memory() { __syncwarp(); }
 
 __device__ __forceinline__ int count_bits(Word bits) { return __popc(bits); }
 __device__ __forceinline__ int lowest_bit(Word bits) { return __ffs(int(bits)) - 1; }

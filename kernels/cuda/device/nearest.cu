@@ -61,7 +61,7 @@ struct BestList {
                 rows[at] = at == place ? row : moved_rows[i];
             }
         }
-        order_warp_memory();
+        warp_barrier();
     }
 
     /// Offers each lane's entry, lowest lane first.

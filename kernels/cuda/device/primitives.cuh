@@ -8,8 +8,7 @@
 //   warp_shuffle_xor, _from   another lane's value
 //   warp_ballot               one bit a lane
 //   warp_barrier              orders a warp's own shared memory
-//   order_warp_memory         the same, where a shuffle or ballot is the next thing that lanes do: it
-//                             makes them meet, but on a GPU orders no memory
+//                             (a shuffle or ballot makes lanes meet, but orders no memory)
 //   load_matrices             ldmatrix .x4: four 8x8 matrices of fp16; `_transposed` likewise
 //   multiply_add              mma.sync m16n8k16, fp16 times fp16 into fp32
 //   copy_chunk, commit_copies, wait_copies   cp.async of 16 bytes into shared memory

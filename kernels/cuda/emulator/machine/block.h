@@ -4,9 +4,7 @@
 // Blocks run one after the other; a block's threads take turns on one thread of the operating system,
 // so nothing here is atomic. What a GPU leaves undefined is made an error where it can be seen: a warp
 // whose lanes do not meet, barriers of different places met by one block, addresses that do not fit. So
-// is a matrix whose rows lie in the same banks, which would only be slow.
-// Not seen is what relies on a shuffle or ballot to order a warp's memory, which on a GPU only a
-// barrier does: here whatever makes lanes meet does.
+// is a race (watch.h), and a matrix whose rows lie in the same banks, which would only be slow.
 //
 // Invariant: when a block ends without an error every thread has returned.
 #pragma once
@@ -18,13 +16,14 @@
 
 #include "fiber.h"
 #include "schedule.h"
+#include "watch.h"
 
 namespace emulated {
 
 constexpr int WARP_LANES = 32;
 constexpr size_t SHARED_ALIGNMENT = 128;
 
-/// A cp.async that has been issued.
+/// A cp.async that has been issued; without `from` it has been made already.
 struct Copy {
     void* to;
     const void* from;
@@ -65,6 +64,7 @@ public:
         block_index = at;
         // NaNs, as fp16 and as fp32: what is read before it is written shows in the results.
         std::memset(shared.start, 0xFF, shared.size);
+        races.begin(shared.start, shared.size, threads / WARP_LANES);
         std::fill(at_warp.begin(), at_warp.end(), 0);
         unfinished = threads;
         for (size_t i = 0; i < threads; i++) {
@@ -109,6 +109,9 @@ public:
         compute(operands, results);
     }
 
+    /// The warp that is running has met at a barrier, which orders its memory.
+    void order_warp() { races.order_warp(current / WARP_LANES); }
+
     /// `site` is one that `reach` gave.
     void wait_for_block(const char* site) {
         lane().site = site;
@@ -120,12 +123,16 @@ public:
     void issue_copy(void* to, const void* from, size_t bytes) {
         check_shared(to, bytes);
         if (reinterpret_cast<uintptr_t>(from) % bytes != 0) fail("a copy from an unaligned address");
+        races.write(to, bytes);
+        const Unwatched by_itself;
         if (schedule.toss()) {
             std::memcpy(to, from, bytes);
-            return;
+            // Kept all the same: it is waited for like any other.
+            from = nullptr;
+        } else {
+            // Until somebody waits for it the destination holds nothing of use.
+            std::memset(to, 0xFF, bytes);
         }
-        // Until somebody waits for it the destination holds nothing of use.
-        std::memset(to, 0xFF, bytes);
         lane().copies.push_back({to, from, lane().groups});
     }
 
@@ -134,8 +141,12 @@ public:
     void wait_for_copies(int pending, size_t bytes) {
         Lane& own = lane();
         const auto is_due = [&](const Copy& copy) { return copy.group < own.groups - pending; };
-        for (const Copy& copy : own.copies)
-            if (is_due(copy)) std::memcpy(copy.to, copy.from, bytes);
+        for (const Copy& copy : own.copies) {
+            if (!is_due(copy)) continue;
+            races.write(copy.to, bytes);
+            const Unwatched by_itself;
+            if (copy.from != nullptr) std::memcpy(copy.to, copy.from, bytes);
+        }
         own.copies.erase(std::remove_if(own.copies.begin(), own.copies.end(), is_due), own.copies.end());
     }
 
@@ -151,6 +162,12 @@ public:
     [[noreturn]] void fail(const std::string& message) {
         if (error.empty()) error = message + ", thread " + std::to_string(current);
         for (;;) lane().fiber.leave();
+    }
+
+    /// A matrix load reads on behalf of the lane that brings the row's address.
+    void read_row(const void* row, size_t bytes) {
+        check_shared(row, bytes);
+        races.read(row, bytes);
     }
 
     void check_shared(const void* address, size_t bytes) {
@@ -204,7 +221,11 @@ private:
             current = warp * WARP_LANES + (first + i * stride) % WARP_LANES;
             if (lane().state != LaneState::READY) continue;
             thread_index = {unsigned(current), 0, 0};
+            races.enter(current);
+            watch = &races;
             lane().fiber.resume();
+            watch = nullptr;
+            if (!races.race.empty() && error.empty()) error = races.race;
         }
     }
 
@@ -218,6 +239,7 @@ private:
                 fail(std::string("threads at ") + waiting->site + " and " + other.site);
             waiting = &other;
         }
+        races.order_block();
         for (size_t i = 0; i < threads; i++)
             if (lanes[i].state == LaneState::AT_BLOCK) lanes[i].state = LaneState::READY;
     }
@@ -229,6 +251,7 @@ private:
     std::vector<int> at_warp;
     size_t unfinished = 0;
     GuardedMemory shared;
+    Watch races;
     size_t current = 0;
 };
 

@@ -92,8 +92,9 @@ inline void refuse_conflicts(const void* const* rows) {
 /// Lane 8 m + i brings the address of row i of matrix m; lane l takes two numbers of each matrix.
 template <bool TRANSPOSED>
 void load_four_matrices(Word (&out)[4], const void* row) {
-    block->check_shared(row, 16);
+    block->read_row(row, MATRIX_ROW_BYTES);
     const char* operation = TRANSPOSED ? "a load of transposed matrices" : "a load of matrices";
+    const Unwatched by_itself;
     block->meet(operation, row, out, [](const void* const* rows, void* const* results) {
         const auto at = [&](int matrix, int row, int column) {
             return static_cast<const uint16_t*>(rows[8 * matrix + row])[column];
@@ -164,11 +165,8 @@ inline Word warp_ballot(bool predicate) {
 inline void warp_barrier(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
     if (emulated::block->reach("warp barrier", file, line) == nullptr) return;
     emulated::block->meet("a warp barrier", nullptr, nullptr,
-                          [](const void* const*, void* const*) {});
+                          [](const void* const*, void* const*) { emulated::block->order_warp(); });
 }
-
-/// Nothing to do: here lanes that meet have seen each other's writes.
-inline void order_warp_memory() {}
 
 inline void load_matrices(Word (&out)[4], const void* row) {
     emulated::load_four_matrices<false>(out, row);
