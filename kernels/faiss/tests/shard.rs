@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use vectide_faiss::{FaissFactory, FaissOptions, Quantization};
 use vectide_model::{
-    ChunkId, Embedding, IndexRow, Search, ShardState, VectorIndex, VectorIndexFactory,
-    VectorIndexRead, quantize, vector_index_contract,
+    Attributes, ChunkId, Embedding, IndexRow, RowFields, Search, ShardState, Term, Terms,
+    VectorIndex, VectorIndexFactory, VectorIndexRead, quantize, vector_index_contract,
 };
 
 const DIMENSION: usize = 24;
@@ -18,10 +18,16 @@ type Published = (Arc<dyn VectorIndexRead>, Arc<Live>);
 
 /// Every way of finding sealed rows, with the endings of a segment's files.
 const WAYS: [(Quantization, &[&str]); 4] = [
-    (Quantization::Pq, &["codes", "generation", "rows"]),
-    (Quantization::Sq8, &["faiss", "rows"]),
-    (Quantization::Fp16, &["faiss", "rows"]),
-    (Quantization::Flat, &["rows"]),
+    (
+        Quantization::Pq,
+        &["attributes", "codes", "generation", "rows", "terms"],
+    ),
+    (Quantization::Sq8, &["attributes", "faiss", "rows", "terms"]),
+    (
+        Quantization::Fp16,
+        &["attributes", "faiss", "rows", "terms"],
+    ),
+    (Quantization::Flat, &["attributes", "rows", "terms"]),
 ];
 
 fn factory(head_rows_max: usize) -> FaissFactory {
@@ -155,18 +161,44 @@ fn a_shard_says_when_there_is_something_to_take_in() {
     assert!(index.has_news(), "what is wanted anew is looked at");
 }
 
+fn fields(number: u64) -> RowFields {
+    let metadata = format!(r#"{{"group": {}}}"#, number % 10);
+    RowFields {
+        attributes: Attributes::of(&metadata, &["group".into()]),
+        terms: Terms::count(vec![Term((number % 100).to_be_bytes())]),
+    }
+}
+
 /// A settled shard of `rows` rows.
 fn shard_of(factory: &FaissFactory, directory: &Path, rows: u64) -> (ShardState, Live) {
+    built_shard_of(factory, directory, rows, |_| true)
+}
+
+/// The same once its state is as wanted: builders may need long on a loaded machine.
+fn built_shard_of(
+    factory: &FaissFactory,
+    directory: &Path,
+    rows: u64,
+    is_built: impl Fn(&ShardState) -> bool,
+) -> (ShardState, Live) {
     let (mut state, mut live, mut random) = (ShardState::default(), Live::new(), Random(3));
     let mut index = factory
         .open(directory, DIMENSION, state.clone())
         .expect("an empty shard");
     for number in 0..rows {
         let vector = quantize(&random.vector());
-        index.insert(IndexRow::new(chunk(number), vector.clone()));
+        index.insert(IndexRow {
+            chunk: chunk(number),
+            vector: vector.clone(),
+            fields: fields(number),
+        });
         live.insert(chunk(number), vector);
     }
+    let end = Instant::now() + Duration::from_secs(60);
     settle(&mut *index, &mut state);
+    while !is_built(&state) && Instant::now() < end {
+        settle(&mut *index, &mut state);
+    }
     (state, live)
 }
 
@@ -273,10 +305,20 @@ fn damaged_files_are_named() {
     }
 }
 
+/// The endings of the files that a state names.
+fn endings_of(state: &ShardState) -> BTreeSet<&str> {
+    let files = state.segments.iter().flat_map(|it| &it.files);
+    files
+        .map(|(name, ..)| name.split('.').nth(1).expect("an ending"))
+        .collect()
+}
+
 fn damaged_files_are_named_by(quantization: Quantization, endings: &[&str]) {
     let directory = tempfile::tempdir().expect("what was just written");
     let factory = factory_of(400, quantization);
-    let (state, live) = shard_of(&factory, directory.path(), 3000);
+    let endings: BTreeSet<&str> = endings.iter().copied().collect();
+    let is_built = |state: &ShardState| endings_of(state) == endings;
+    let (state, live) = built_shard_of(&factory, directory.path(), 3000, is_built);
     let mut index = factory
         .open(directory.path(), DIMENSION, state.clone())
         .expect("what was just written");
@@ -300,11 +342,7 @@ fn damaged_files_are_named_by(quantization: Quantization, endings: &[&str]) {
         .flat_map(|manifest| &manifest.files)
         .map(|file| file.0.clone())
         .collect();
-    let found: BTreeSet<&str> = names
-        .iter()
-        .map(|it| it.split('.').nth(1).expect("what was just written"))
-        .collect();
-    assert_eq!(found, endings.iter().copied().collect());
+    assert_eq!(endings_of(&state), endings);
     for name in &names {
         let path = directory.path().join(name);
         let good = fs::read(&path).expect("what was just written");
