@@ -13,6 +13,10 @@ use vectide_model::{
 /// tenth place of one is not missed where the other has it in its first hundred.
 pub(crate) const CANDIDATES_MIN: usize = 100;
 
+/// Different words of a query that are looked for: the first so many, more than any question has. Rows of all of
+/// them are held while it is answered.
+const TERMS_MAX: usize = 256;
+
 /// A chunk in the order of an answer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Ranked {
@@ -52,9 +56,9 @@ pub(crate) struct Keywords<'a> {
 impl<'a> Keywords<'a> {
     /// Reads the rows that have some of the terms; repeated ones count once.
     pub(crate) fn new(index: &'a PublishedIndex, terms: Vec<Term>) -> Self {
-        let mut once: Vec<Term> = Vec::with_capacity(terms.len());
+        let mut once: Vec<Term> = Vec::new();
         for term in terms {
-            if !once.contains(&term) {
+            if once.len() < TERMS_MAX && !once.contains(&term) {
                 once.push(term);
             }
         }

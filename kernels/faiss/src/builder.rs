@@ -266,6 +266,11 @@ fn train(number: u64, dimension: usize, origins: &[Origin]) -> Result<Generation
 }
 
 impl Job {
+    /// Rows that the segment gets.
+    fn rows(&self) -> usize {
+        self.origins.iter().map(|it| it.live().live()).sum()
+    }
+
     fn build(&self) -> Result<Segment, Unbuilt> {
         let layout = match &self.work {
             Work::Build(layout) => layout.clone(),
@@ -313,6 +318,18 @@ impl Job {
     }
 }
 
+/// Rows from which on the memory that building a segment took, some 150 bytes a row, is worth giving back.
+const ROWS_TO_GIVE_BACK: usize = 65_536;
+
+/// Gives freed memory back to the system: the allocator would keep it for the next job, which may be hours away.
+fn give_back_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        // SAFETY: it touches only what is free, and may be called at any time from any thread.
+        unsafe { libc::malloc_trim(0) };
+    }
+}
+
 /// Ways to the threads.
 #[derive(Debug)]
 pub(crate) struct Builder {
@@ -328,7 +345,15 @@ impl Builder {
     /// Starts the threads; they end when the builder is dropped.
     pub(crate) fn start() -> Result<Self, IndexError> {
         // Sealing keeps heads small, so it goes before merging.
-        let run = |queue: Receiver<Job>| queue.into_iter().for_each(Job::run);
+        let run = |queue: Receiver<Job>| {
+            for job in queue {
+                let rows = job.rows();
+                job.run();
+                if rows >= ROWS_TO_GIVE_BACK {
+                    give_back_memory();
+                }
+            }
+        };
         Ok(Self {
             seals: spawn("vectide-seal", 5, run)?,
             merges: spawn("vectide-merge", 10, run)?,
