@@ -126,11 +126,25 @@ impl Default for ScriptedPipeline {
 impl ScriptedPipeline {
     /// A pipeline with a model.
     pub fn with_model(model: &str, workers: usize, shards: u32) -> Self {
+        Self::with(&EmbedConfig::named(model), workers, shards)
+    }
+
+    /// A pipeline with feature hashing to so many dimensions.
+    pub fn with_hashing(dimensions: usize) -> Self {
+        let config = EmbedConfig {
+            dimensions: Some(dimensions),
+            ..EmbedConfig::named("hashing")
+        };
+        Self::with(&config, 1, 1)
+    }
+
+    fn with(config: &EmbedConfig, workers: usize, shards: u32) -> Self {
         let registry = vectide_app::registry::registry();
         let config = EmbedConfig {
             device: vectide_model::Device::Cpu,
-            ..EmbedConfig::named(model)
+            ..config.clone()
         };
+        let model = &config.model;
         let context = OpenContext {
             config_dir: ".".into(),
         };

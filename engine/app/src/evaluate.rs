@@ -5,9 +5,9 @@
 //! MRR@10; averages over the queries that have a judgement.
 
 use crate::failure::Failure;
+use crate::lines;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashSet};
-use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::time::Instant;
 use vectide_serve::{Client, QueryRequest};
@@ -80,22 +80,7 @@ impl Percentiles {
 /// # Errors
 /// When the file can't be read or a line is not a query.
 pub fn read_queries(path: &Path) -> Result<Vec<JudgedQuery>, Failure> {
-    let named = |error: &dyn std::fmt::Display, line: usize| {
-        Failure::new(format!("{}:{line}: {error}", path.display()))
-    };
-    let file = std::fs::File::open(path).map_err(|error| named(&error, 0))?;
-    let reader: Box<dyn Read> = if path.extension().is_some_and(|it| it == "zst") {
-        Box::new(zstd::Decoder::new(file).map_err(|error| named(&error, 0))?)
-    } else {
-        Box::new(file)
-    };
-    let lines = BufReader::new(reader).lines().enumerate();
-    lines
-        .map(|(number, line)| {
-            let line = line.map_err(|error| named(&error, number + 1))?;
-            serde_json::from_str(&line).map_err(|error| named(&error, number + 1))
-        })
-        .collect()
+    lines::read(path)?.collect()
 }
 
 /// Reads judgements: query id, document id, relevance, tab-separated.

@@ -3,9 +3,12 @@
 pub mod backup;
 pub mod check;
 pub mod dlq;
+pub mod embed;
+pub mod embed_arguments;
 pub mod evaluate;
 pub mod export;
 pub mod failure;
+pub mod lines;
 pub mod logging;
 pub mod model;
 pub mod position;

@@ -2,11 +2,12 @@
 
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use vectide_app::embed_arguments::EmbedArguments;
 use vectide_app::query::Question;
 use vectide_app::search_arguments::SearchArguments;
 use vectide_app::{
-    backup, check, dlq, evaluate, export, failure, failure::Failure, logging, model, position,
-    query, rebuild, recall, run, tap, validate,
+    backup, check, dlq, embed, evaluate, export, failure, failure::Failure, logging, model,
+    position, query, rebuild, recall, run, tap, validate,
 };
 use vectide_engine::{ExportKind, LetterSelection};
 use vectide_model::{DeadLetterReason, ReadMode};
@@ -147,6 +148,8 @@ enum Command {
         #[command(flatten)]
         search: SearchArguments,
     },
+    /// Embed the texts of a file, `{"text"}` a line, into a file of vectors that numpy reads.
+    Embed(EmbedArguments),
     /// Print the committed state of a pipeline that does not run, one JSON object a line.
     Export {
         /// The configuration.
@@ -422,6 +425,7 @@ fn execute(command: Command) -> Result<(), Failure> {
             let request = |text: &str, k| search.request(text, k);
             evaluate::print(&client, &endpoint.index, (&queries, &qrels), &request)
         }
+        Command::Embed(arguments) => embed::embed(&arguments.job()),
         Command::Export { config, what } => {
             let kind = match what {
                 What::Documents => ExportKind::Documents,
