@@ -9,6 +9,7 @@
 use crate::budget::CommitConfig;
 use crate::dead_letters_section::{LoadedDeadLetters, describe};
 use crate::index_config::{IndexConfig, check_filterable, check_quantization};
+use crate::model_names::{NamedModel, check_model_name};
 use crate::plan::{Plan, PlannedDeadLetters, PlannedDocuments, PlannedIndex, PlannedSource};
 use crate::registry::{AnyChunkerConfig, AnySourceConfig, Registry};
 use crate::replay::Redecoders;
@@ -430,7 +431,16 @@ fn open_indexes(
             .find(|(it, _)| *it == index.embed)
             .map(|(_, it)| it.clone());
         let embedder = known.map_or_else(|| open_embedder(registry, &index.embed, context), Ok);
-        let embedder = match embedder {
+        let named = embedder.and_then(|embedder| {
+            let model = NamedModel {
+                index: name.as_str(),
+                config: &index.embed,
+                identity: embedder.identity(),
+            };
+            check_model_name(model, named_models(config, &indexes))?;
+            Ok(embedder)
+        });
+        let embedder = match named {
             Ok(embedder) => embedder,
             Err(error) => {
                 push(document, report, &format!("indexes.{name}.embed"), &error);
@@ -459,6 +469,22 @@ fn open_indexes(
         }
     }
     indexes
+}
+
+/// The models of the indexes so far.
+fn named_models<'a>(
+    config: &'a PipelineConfig,
+    indexes: &'a [PlannedIndex],
+) -> impl Iterator<Item = NamedModel<'a>> {
+    indexes.iter().filter_map(|index| {
+        let mut configured = config.indexes.iter();
+        let (_, of_index) = configured.find(|(name, _)| name.as_str() == &*index.name)?;
+        Some(NamedModel {
+            index: &index.name,
+            config: &of_index.embed,
+            identity: index.embedder.identity(),
+        })
+    })
 }
 
 fn open_embedder(
