@@ -50,12 +50,13 @@ impl Embedding {
 pub struct ModelIdentity {
     /// The name in the configuration, or that of the folder with the model's files.
     pub name: String,
-    /// Changes whenever the same text could get another vector in [`Lane::Bulk`]: part of the
-    /// cache's key. Vectors of queries are not kept.
+    /// Changes whenever the same text could get a vector in [`Lane::Bulk`] that differs by more than a
+    /// cosine of 0.9999: part of the cache's key. What changes less (rounding, and a precision that was
+    /// measured to keep so much) is not in it. Vectors of queries are not kept.
     pub fingerprint: String,
     /// Dimensions of a vector.
     pub dimension: usize,
-    /// Tokens of a document's text that the model looks at, special ones included.
+    /// Tokens of a document's chunk that the model looks at, special ones included.
     pub tokens_max: usize,
     /// Where it runs, for a person: `cpu (avx2)`.
     pub device: String,

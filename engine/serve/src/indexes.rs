@@ -49,13 +49,14 @@ pub struct IndexResponse {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = Model)]
 pub struct ModelView {
-    /// The name in the configuration.
+    /// The name in the configuration, or that of the folder with the model's files.
     pub name: String,
-    /// Changes whenever the same text could get another vector.
+    /// Changes whenever the same chunk of a document could get another vector, by more than a cosine
+    /// of 0.9999.
     pub fingerprint: String,
     /// Dimensions of a vector.
     pub dimension: usize,
-    /// Tokens of a text that the model looks at, special ones included.
+    /// Tokens of a document's chunk that the model looks at, special ones included.
     pub tokens_max: usize,
     /// Where it runs.
     pub device: String,

@@ -31,9 +31,10 @@ pub struct ModelObject {
     pub owned_by: String,
     /// Dimensions of a vector.
     pub dimension: usize,
-    /// Tokens of a text that the model looks at, special ones included.
+    /// Tokens of a document's chunk that the model looks at, special ones included.
     pub tokens_max: usize,
-    /// Changes whenever the same text could get another vector.
+    /// Changes whenever the same chunk of a document could get another vector, by more than a cosine
+    /// of 0.9999.
     pub fingerprint: String,
     /// Where it runs.
     pub device: String,

@@ -4,12 +4,14 @@
 //! all of them; the configuration may set prefixes, length and dimensions.
 //!
 //! Invariant: the fingerprint follows every byte of weights and tokenizer, and everything else that
-//! a passage's vector depends on; not the folder's name.
+//! a passage's vector depends on, bfloat16 too; not the folder's name.
 
 use crate::cpu::{Backend, Products};
 use crate::model_files::{Description, ModelFolder, look, read_description, short_digest};
-use crate::sentence_encoder::{EncoderParts, SentenceEncoder, configure, products, tell_device};
-use std::path::PathBuf;
+use crate::sentence_encoder::{
+    EncoderParts, SentenceEncoder, configure, dimension, products, tell,
+};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use vectide_model::{ComponentError, EmbedConfig, Embedder, OpenContext};
 
@@ -38,8 +40,20 @@ pub fn open(
 /// # Errors
 /// As for [`open`], as far as the small files show.
 pub fn locate(config: &EmbedConfig, context: &OpenContext) -> Result<String, ComponentError> {
+    locate_on(config, context, Backend::best())
+}
+
+/// Looks at the folder as a named instruction set would need it.
+///
+/// # Errors
+/// As for [`locate`].
+pub fn locate_on(
+    config: &EmbedConfig,
+    context: &OpenContext,
+    backend: Backend,
+) -> Result<String, ComponentError> {
     let folder = folder(config, context)?;
-    configure(config, &mut read_description(&folder)?)?;
+    check(config, &folder, backend)?;
     look(&folder)?;
     Ok(format!("in {}", folder.display()))
 }
@@ -56,16 +70,16 @@ pub fn open_on(
     context: &OpenContext,
     backend: Backend,
 ) -> Result<SentenceEncoder, ComponentError> {
-    let products = products(config, backend, PRODUCTS_BEST)?;
     let folder = folder(config, context)?;
-    configure(config, &mut read_description(&folder)?)?;
+    // What does not fit is told before the large files are read.
+    let products = check(config, &folder, backend)?;
     let files = ModelFolder::read(&folder)?;
     let mut description = files.description.clone();
     configure(config, &mut description)?;
     let name = folder.file_name().map(|name| name.to_string_lossy());
     let name = name.map_or_else(|| MODEL_NAME.into(), String::from);
     let parts = EncoderParts {
-        fingerprint: fingerprint(&files, &description, config.dimensions),
+        fingerprint: fingerprint(&files, &description, config.dimensions, products),
         name,
         description,
         weights: &files.weights,
@@ -74,8 +88,22 @@ pub fn open_on(
         products,
     };
     let model = SentenceEncoder::new(parts, backend)?;
-    tell_device(config, model.identity());
+    tell(config, &model);
     Ok(model)
+}
+
+/// Checks the configuration against the small files and the processor; what is left to choose is the
+/// numbers to compute with.
+fn check(
+    config: &EmbedConfig,
+    folder: &Path,
+    backend: Backend,
+) -> Result<Products, ComponentError> {
+    let products = products(config, backend, PRODUCTS_BEST)?;
+    let mut description = read_description(folder)?;
+    configure(config, &mut description)?;
+    dimension(description.shape.attention.width(), config.dimensions)?;
+    Ok(products)
 }
 
 fn folder(config: &EmbedConfig, context: &OpenContext) -> Result<PathBuf, ComponentError> {
@@ -94,15 +122,21 @@ fn fingerprint(
     files: &ModelFolder,
     description: &Description,
     dimensions: Option<usize>,
+    products: Products,
 ) -> String {
     let width = description.shape.attention.width();
+    // What such a model loses in bfloat16 was never measured: no state mixes the two.
+    let products = match products {
+        Products::F32 => "",
+        Products::Bf16 => "-bf16",
+    };
     let rest = format!(
         "{} {}",
         description.canonical(),
         dimensions.unwrap_or(width)
     );
     format!(
-        "{ALGORITHM_VERSION}-{}-{}-{}",
+        "{ALGORITHM_VERSION}-{}-{}-{}{products}",
         short_digest(&files.weights),
         short_digest(&files.tokenizer),
         short_digest(rest.as_bytes()),

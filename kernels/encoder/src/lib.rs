@@ -5,8 +5,8 @@
 //! [`hashing`], feature hashing for tests and engine benchmarks. [`model_files`] finds and checks
 //! what the first two need; nothing here downloads anything while a query waits.
 //!
-//! Invariant: a text's vector is a function of the text, the weights and the instruction set alone (and
-//! of its lane, where the model has prefixes); its neighbours in a batch, the thread never change a bit of it.
+//! Invariant: a text's vector is a function of the text, its lane's prefix, the model and the arithmetic
+//! (instruction set and precision) alone; its neighbours in a batch and the thread never change a bit of it.
 
 pub mod bert;
 mod cpu;

@@ -21,7 +21,8 @@ use vectide_model::{
 };
 
 /// Tokens of a micro-batch: enough rows to keep the weights' traffic small beside the arithmetic,
-/// few enough that a small model takes less than a tenth of a second and its scratch memory 9 MB.
+/// few enough that a small model takes less than a tenth of a second and 8 MB of scratch memory (one
+/// of a width of 1,024 takes 21 MB). A text of more tokens is a micro-batch of its own.
 const MICRO_BATCH_TOKENS: usize = 512;
 
 /// The embedder.
@@ -116,6 +117,10 @@ impl SentenceEncoder {
         let mut batch: Vec<Vec<u32>> = Vec::new();
         let mut batch_tokens = 0;
         let mut run = |batch: &mut Vec<Vec<u32>>| {
+            // A first text longer than a micro-batch has nothing before it, no texts have none.
+            if batch.is_empty() {
+                return;
+            }
             let ids: Vec<&[u32]> = batch.iter().map(Vec::as_slice).collect();
             vectors.append(&mut self.encoder.encode(&ids, self.identity.dimension));
             batch.clear();
@@ -162,7 +167,7 @@ pub(crate) fn configure(
     };
     set(&mut description.query_prefix, &config.query_prefix);
     set(&mut description.passage_prefix, &config.passage_prefix);
-    Ok(())
+    description.check_prefixes()
 }
 
 /// What the products are made of on a backend: `best` where the configuration leaves the choice.
@@ -186,8 +191,16 @@ pub(crate) fn products(
     }
 }
 
-/// Tells once why the processor is used.
-pub(crate) fn tell_device(config: &EmbedConfig, identity: &ModelIdentity) {
+/// Tells once why the processor is used, and what stands before texts: many models need prefixes that
+/// their files do not say, and vectors without them are worse in silence.
+pub(crate) fn tell(config: &EmbedConfig, model: &SentenceEncoder) {
+    let identity = model.identity();
+    tracing::info!(
+        model = identity.name,
+        query_prefix = model.query_prefix,
+        passage_prefix = model.passage_prefix,
+        "prefixes of queries and of chunks"
+    );
     if config.device == Device::Auto {
         tracing::info!(
             model = identity.name,
@@ -197,7 +210,11 @@ pub(crate) fn tell_device(config: &EmbedConfig, identity: &ModelIdentity) {
     }
 }
 
-fn dimension(width: usize, wanted: Option<usize>) -> Result<usize, ComponentError> {
+/// Dimensions of the vectors, of the model's `width`.
+///
+/// # Errors
+/// When the configuration asks for none or for more.
+pub(crate) fn dimension(width: usize, wanted: Option<usize>) -> Result<usize, ComponentError> {
     let dimension = wanted.unwrap_or(width);
     if (1..=width).contains(&dimension) {
         return Ok(dimension);
@@ -209,7 +226,8 @@ fn dimension(width: usize, wanted: Option<usize>) -> Result<usize, ComponentErro
     ))
 }
 
-/// Tokens that a passage may have beside its prefix; both prefixes must leave room for text.
+/// Tokens that a passage may have beside its prefix, the special ones included; both prefixes must
+/// leave room for text.
 fn tokens_beside(
     description: &Description,
     tokenizer: &Tokenizer,

@@ -10,7 +10,8 @@
 mod random_models;
 
 use random_models::{data, folder, small_folder};
-use safetensors::Dtype;
+use safetensors::tensor::{TensorView, serialize};
+use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -298,6 +299,109 @@ fn edit(folder: &Path, file: &str, change: impl FnOnce(&mut Value)) {
     std::fs::write(path, value.to_string()).unwrap();
 }
 
+/// Prefixes whose tokens are not to be pooled: only a mean would have to leave them out, and only where
+/// there are any once the configuration has been heard.
+#[test]
+fn a_mean_without_the_prefix_is_refused_where_there_is_a_prefix() {
+    let (_temporary, folder) = small_folder();
+    let accepted = |change: fn(&mut EmbedConfig)| {
+        let mut config = config(&folder);
+        change(&mut config);
+        let located = bert::locate(&config, &context()).err();
+        let opened = bert::open(&config, &context()).err();
+        assert_eq!(located, opened);
+        opened.map(|error| (error.field, error.fact))
+    };
+    let pooling = "1_Pooling/config.json";
+    edit(&folder, pooling, |it| it["include_prompt"] = false.into());
+    // The first token is never the prefix's.
+    assert_eq!(accepted(|_| ()), None);
+    edit(&folder, pooling, |it| {
+        it["pooling_mode_cls_token"] = false.into();
+        it["pooling_mode_mean_tokens"] = true.into();
+    });
+    let (field, fact) = accepted(|_| ()).unwrap();
+    assert_eq!(field, "query_prefix");
+    assert!(fact.contains("include_prompt"), "{fact}");
+    // The files' only prefix is taken back, and another one is set.
+    assert_eq!(accepted(|it| it.query_prefix = Some(String::new())), None);
+    let (field, _) = accepted(|it| {
+        it.query_prefix = Some(String::new());
+        it.passage_prefix = Some("passage: ".into());
+    })
+    .unwrap();
+    assert_eq!(field, "passage_prefix");
+    std::fs::remove_file(folder.join("config_sentence_transformers.json")).unwrap();
+    assert_eq!(accepted(|_| ()), None);
+    let (field, _) = accepted(|it| it.query_prefix = Some("query: ".into())).unwrap();
+    assert_eq!(field, "query_prefix");
+}
+
+/// What `vectide validate --connect` asks must be told there, not at the start.
+#[test]
+fn what_the_model_or_the_processor_lacks_is_told_without_reading_weights() {
+    let (_temporary, folder) = small_folder();
+    std::fs::write(folder.join("model.safetensors"), "").unwrap();
+    let locate = |change: fn(&mut EmbedConfig)| {
+        let mut config = config(&folder);
+        change(&mut config);
+        let located = bert::locate_on(&config, &context(), Backend::Portable);
+        located.map_err(|error| error.field)
+    };
+    assert!(locate(|it| it.dimensions = Some(64)).is_ok());
+    let field = |change| locate(change).unwrap_err();
+    assert_eq!(field(|it| it.dimensions = Some(5000)), "dimensions");
+    assert_eq!(field(|it| it.precision = Precision::Bf16), "precision");
+    assert_eq!(field(|it| it.max_tokens = Some(129)), "max_tokens");
+}
+
+/// What a model other than the measured one loses in bfloat16 is not known: it is another model.
+#[test]
+fn the_fingerprint_follows_bfloat16() {
+    let (_temporary, folder) = small_folder();
+    let fingerprint = |precision| {
+        let model = open(&EmbedConfig {
+            precision,
+            ..config(&folder)
+        });
+        model.identity().fingerprint.clone()
+    };
+    let plain = fingerprint(Precision::F32);
+    assert_eq!(fingerprint(Precision::Auto), plain);
+    if !Products::Bf16.are_available(Backend::best()) {
+        println!("skipped: the_fingerprint_follows_bfloat16: this processor has no such products");
+        return;
+    }
+    assert_eq!(fingerprint(Precision::Bf16), format!("{plain}-bf16"));
+}
+
+/// Weights that are finite but whose scores are not: no vector that looks right may come of them.
+#[test]
+fn scores_beyond_the_largest_float_are_an_error() {
+    let (_temporary, folder) = small_folder();
+    let path = folder.join("model.safetensors");
+    let file = std::fs::read(&path).unwrap();
+    let tensors = SafeTensors::deserialize(&file).unwrap().tensors();
+    let huge = 1e25_f32.to_le_bytes().repeat(64 * 64);
+    let changed = tensors.into_iter().map(|(name, tensor)| {
+        let is_huge = name.ends_with("self.query.weight") || name.ends_with("self.key.weight");
+        let data = if is_huge {
+            huge.as_slice()
+        } else {
+            tensor.data()
+        };
+        let tensor = TensorView::new(tensor.dtype(), tensor.shape().to_vec(), data).unwrap();
+        (name, tensor)
+    });
+    let changed = serialize(changed, None).unwrap();
+    std::fs::write(&path, changed).unwrap();
+    for backend in Backend::available() {
+        let model = open_on(&config(&folder), backend);
+        let error = model.embed(Lane::Bulk, &["some water"]).unwrap_err();
+        assert!(error.0.contains("not finite"), "{backend:?}: {error}");
+    }
+}
+
 /// What `change` makes of a model that can be opened.
 fn refused(change: impl FnOnce(&Path, &mut EmbedConfig)) -> ComponentError {
     let (_temporary, folder) = small_folder();
@@ -355,6 +459,16 @@ fn what_is_not_supported_is_named_with_what_is() {
     config("hidden_size", json!(1_u64 << 40), "hidden_size is", "");
     config("vocab_size", json!(10), "ids up to", "same revision");
     config("layer_norm_eps", json!(-1.0), "layer_norm_eps", "");
+    let long_and_wide = |it: &mut Value| {
+        it["max_position_embeddings"] = 65_536.into();
+        it["intermediate_size"] = 1024.into();
+    };
+    refused_file(
+        "config.json",
+        long_and_wide,
+        "max_position_embeddings times the wider",
+        "",
+    );
     config(
         "num_hidden_layers",
         json!(2),
@@ -369,8 +483,6 @@ fn what_is_not_supported_is_named_with_what_is() {
     refused_file(pooling, max, "pooling `max_tokens`", "cls and mean");
     let both = |it: &mut Value| it["pooling_mode_mean_tokens"] = true.into();
     refused_file(pooling, both, "cls_token+mean_tokens", "one of them");
-    let without_prompt = |it: &mut Value| it["include_prompt"] = false.into();
-    refused_file(pooling, without_prompt, "include_prompt", "all tokens");
     let dense = |it: &mut Value| it[1]["type"] = "sentence_transformers.models.Dense".into();
     refused_file("modules.json", dense, "Transformer, Dense", "Pooling");
     let dot = |it: &mut Value| it["similarity_fn_name"] = "dot".into();
@@ -398,6 +510,10 @@ fn a_tokenizer_that_is_not_berts_is_named() {
     tokenizer(
         |it| it["pre_tokenizer"] = json!({"type": "Whitespace"}),
         "pre_tokenizer is Whitespace",
+    );
+    tokenizer(
+        |it| it["normalizer"]["clean_text"] = false.into(),
+        "clean_text false, only true",
     );
     tokenizer(|it| it["post_processor"] = Value::Null, "[CLS] and [SEP]");
     tokenizer(

@@ -16,6 +16,17 @@ pub(crate) struct AttendScratch {
     rounded: Bf16AttentionScratch,
 }
 
+impl AttendScratch {
+    /// Memory that it holds.
+    pub(crate) fn bytes(&self) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        let rounded = self.rounded.bytes();
+        #[cfg(not(target_arch = "x86_64"))]
+        let rounded = 0;
+        self.exact.bytes() + rounded
+    }
+}
+
 /// How a model attends.
 #[derive(Clone, Copy)]
 pub(crate) struct Attend {

@@ -1,8 +1,8 @@
 //! Self-attention of one text: softmax(Q K^T) V for each head, over rows of `[query|key|value]`.
 //!
-//! The scale 1/sqrt(head size) is part of the packed query weights. Texts are at most a few hundred
-//! tokens long, so that a tile's scores over the whole text stay in the first-level cache; nothing
-//! more is blocked.
+//! The scale 1/sqrt(head size) is part of the packed query weights. Nothing is blocked along the text:
+//! up to some 500 tokens, which is all that most models look at, a tile's scores (at most 12 rows) stay
+//! in a first-level cache of 32 KiB; those of longer texts come from the second level.
 //!
 //! Invariant: a text's output depends on its own rows alone: it is padded inside the scratch memory
 //! to whole panels, with scores that vanish in the softmax.
@@ -42,6 +42,13 @@ pub(crate) struct AttentionScratch {
     values: AlignedBuffer,
     /// `[tile rows][tokens rounded up to panels]`
     scores: AlignedBuffer,
+}
+
+impl AttentionScratch {
+    /// Memory that it holds.
+    pub(crate) fn bytes(&self) -> usize {
+        self.keys.bytes() + self.values.bytes() + self.scores.bytes()
+    }
 }
 
 /// The attention of one text of `tokens` tokens.
@@ -135,7 +142,7 @@ impl Attention<'_> {
         }
     }
 
-    /// Turns scores into e^(score - greatest), and returns one over each row's sum.
+    /// Turns scores into e^(score - greatest), and returns one over each row's sum ([`exponentiate`]).
     ///
     /// # Safety
     /// The processor must have the instruction set of `V`.
@@ -190,7 +197,8 @@ impl Attention<'_> {
     }
 }
 
-/// Turns one row of scores into e^(score - greatest), and returns one over their sum.
+/// Turns one row of scores into e^(score - greatest), and returns one over their sum; NaN where a score
+/// is not finite, which the maximum and the exponential would hide behind plausible weights.
 ///
 /// # Safety
 /// The processor must have the instruction set of `V`; the row must be whole vectors.
@@ -199,8 +207,12 @@ pub(crate) unsafe fn exponentiate<V: Lanes>(row: &mut [f32]) -> f32 {
     // SAFETY: this function's contract.
     unsafe {
         let mut greatest = V::splat(MASKED_SCORE);
+        // Zero times a finite score adds nothing, to the bit.
+        let (zero, mut faults) = (V::splat(0.0), V::splat(0.0));
         for scores in row.chunks_exact(V::WIDTH) {
-            greatest = greatest.max(V::load(scores.as_ptr()));
+            let scores = V::load(scores.as_ptr());
+            greatest = greatest.max(scores);
+            faults = scores.mul_add(zero, faults);
         }
         let greatest = V::splat(greatest.max_lane());
         let mut sum = V::splat(0.0);
@@ -209,14 +221,15 @@ pub(crate) unsafe fn exponentiate<V: Lanes>(row: &mut [f32]) -> f32 {
             sum = sum.add(weight);
             weight.store(scores.as_mut_ptr());
         }
-        1.0 / sum.sum_lanes()
+        1.0 / sum.sum_lanes() + faults.sum_lanes()
     }
 }
 
 #[cfg(test)]
 pub(crate) mod testing {
-    //! The definition.
+    //! The definition, and what must not hide behind it.
 
+    use super::super::testing::Noise;
     use super::AttentionShape;
 
     /// Attention in f64.
@@ -247,13 +260,51 @@ pub(crate) mod testing {
         }
         out
     }
+
+    /// Queries and keys that are not finite, or whose product is not, make NaN of every row that looks
+    /// at them, and of no other.
+    pub(crate) fn check_faults(run: impl Fn(AttentionShape, usize, &[f32], &mut [f32])) {
+        let shape = AttentionShape {
+            heads: 1,
+            head_size: 32,
+        };
+        let (width, tokens) = (shape.width(), 37);
+        let clean = Noise::new(7).floats(tokens * 3 * width);
+        let faulty_rows = |input: &[f32]| -> Vec<usize> {
+            let mut out = vec![0.0; tokens * width];
+            run(shape, tokens, input, &mut out);
+            let rows = out.chunks_exact(width).enumerate();
+            let rows = rows.filter(|(_, row)| row.iter().any(|value| !value.is_finite()));
+            rows.map(|(row, _)| row).collect()
+        };
+        assert!(faulty_rows(&clean).is_empty());
+        let all: Vec<usize> = (0..tokens).collect();
+        for fault in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for row in [0, 17, 36] {
+                let mut input = clean.clone();
+                input[row * 3 * width] = fault;
+                assert_eq!(faulty_rows(&input), [row], "a query of {fault}");
+                let mut input = clean.clone();
+                input[row * 3 * width + width] = fault;
+                assert_eq!(faulty_rows(&input), all, "a key of {fault}");
+            }
+        }
+        let mut input = clean;
+        input[5 * 3 * width] = 1e30;
+        input[9 * 3 * width + width] = 1e30;
+        assert_eq!(
+            faulty_rows(&input),
+            [5],
+            "a product beyond the largest float"
+        );
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::Backend;
     use super::super::testing::Noise;
-    use super::testing::reference;
+    use super::testing::{check_faults, reference};
     use super::*;
 
     fn check(backend: Backend, shape: AttentionShape, scratch: &mut AttentionScratch) {
@@ -274,6 +325,21 @@ mod tests {
                     "{backend:?} {tokens} tokens"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn scores_that_are_not_finite_show() {
+        for backend in Backend::available() {
+            check_faults(|shape, tokens, input, out| {
+                backend.run(Attention {
+                    shape,
+                    tokens,
+                    queries_keys_values: input,
+                    out,
+                    scratch: &mut AttentionScratch::default(),
+                });
+            });
         }
     }
 

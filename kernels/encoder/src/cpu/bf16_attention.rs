@@ -32,6 +32,15 @@ pub(crate) struct Bf16AttentionScratch {
     weights: AlignedBuffer<Pair>,
 }
 
+impl Bf16AttentionScratch {
+    /// Memory that it holds.
+    pub(crate) fn bytes(&self) -> usize {
+        let pairs = [&self.queries, &self.keys, &self.values, &self.weights];
+        let of_pairs: usize = pairs.iter().map(|buffer| buffer.bytes()).sum();
+        of_pairs + self.scores.bytes()
+    }
+}
+
 /// The attention of one text of `tokens` tokens.
 pub(crate) struct Bf16Attention<'a> {
     pub(crate) shape: AttentionShape,
@@ -171,7 +180,7 @@ impl Bf16Attention<'_> {
         }
     }
 
-    /// Turns scores into weights, and returns one over each row's sum.
+    /// Turns scores into weights, and returns one over each row's sum ([`exponentiate`]).
     ///
     /// # Safety
     /// As for `run_head`.
@@ -249,14 +258,37 @@ unsafe fn widened(values: Option<&[f32]>, dimension: usize) -> __m512i {
 
 #[cfg(test)]
 mod tests {
-    use super::super::attention::testing::reference;
+    use super::super::attention::testing::{check_faults, reference};
     use super::super::testing::Noise;
     use super::*;
 
+    fn is_skipped(test: &str) -> bool {
+        if !is_available() {
+            println!("skipped: {test}: this processor has no bfloat16 products");
+        }
+        !is_available()
+    }
+
+    #[test]
+    fn scores_that_are_not_finite_show() {
+        if is_skipped("scores_that_are_not_finite_show") {
+            return;
+        }
+        check_faults(|shape, tokens, input, out| {
+            let attention = Bf16Attention {
+                shape,
+                tokens,
+                queries_keys_values: input,
+                out,
+                scratch: &mut Bf16AttentionScratch::default(),
+            };
+            attention.run();
+        });
+    }
+
     #[test]
     fn it_is_near_the_definition_in_f64() {
-        if !is_available() {
-            println!("skipped: this processor has no bfloat16 products");
+        if is_skipped("it_is_near_the_definition_in_f64") {
             return;
         }
         let mut scratch = Bf16AttentionScratch::default();

@@ -157,7 +157,7 @@ mod tests {
         /// The layer's output for some rows of the input; `None` where there is no such processor.
         fn run(&self, rows: std::ops::Range<usize>, finish: Finish) -> Option<Vec<f32>> {
             if !is_available() {
-                println!("skipped: this processor has no bfloat16 products");
+                println!("skipped: a layer in bfloat16: this processor has no such products");
                 return None;
             }
             let layer = PackedBf16::pack(&self.weights, &self.bias);
@@ -185,6 +185,57 @@ mod tests {
                 }
             }
             expected
+        }
+    }
+
+    /// Needs no such processor. Every weight is another bfloat16, so that none can stand in another's place.
+    #[test]
+    fn weights_lie_in_panels_of_pairs() {
+        let (inputs, outputs) = (96, 64);
+        // From 4.7e-10 on, and far from infinity.
+        let bits = |output: usize, input: usize| 0x3000 + (output * inputs + input) as u32;
+        let all = (0..outputs).flat_map(|output| (0..inputs).map(move |input| (output, input)));
+        let weights = all.clone().map(|(o, i)| f32::from_bits(bits(o, i) << 16));
+        let weights: Vec<f32> = weights.collect();
+        let bias: Vec<f32> = (0..outputs).map(|output| output as f32).collect();
+        let layer = PackedBf16::pack(&weights, &bias);
+        assert_eq!((layer.pairs, layer.outputs), (inputs / 2, outputs));
+        assert_eq!(layer.bias[..outputs], bias);
+        for (output, input) in all {
+            let (panel, column) = (output / PANEL_WIDTH, output % PANEL_WIDTH);
+            let pair = layer.panels[(panel * layer.pairs + input / 2) * PANEL_WIDTH + column];
+            let half = if input % 2 == 0 {
+                pair & 0xFFFF
+            } else {
+                pair >> 16
+            };
+            assert_eq!(half, bits(output, input), "output {output}, input {input}");
+        }
+    }
+
+    /// Ties go to the even neighbour, as the processor's own conversion has it.
+    #[test]
+    fn weights_are_rounded_to_the_nearest() {
+        let mut weights = [0.0; 32 * 32];
+        let cases = [
+            (1.0, 0x3F80),
+            (1.0 + 1.0 / 256.0, 0x3F80),
+            (1.0 + 3.0 / 256.0, 0x3F82),
+            (1.0 + 1.1 / 256.0, 0x3F81),
+            (-2.0, 0xC000),
+        ];
+        for (weight, (value, _)) in weights.iter_mut().zip(cases) {
+            *weight = value;
+        }
+        let layer = PackedBf16::pack(&weights, &[0.0; 32]);
+        for (input, (value, bits)) in cases.into_iter().enumerate() {
+            let pair = layer.panels[input / 2 * PANEL_WIDTH];
+            let half = if input % 2 == 0 {
+                pair & 0xFFFF
+            } else {
+                pair >> 16
+            };
+            assert_eq!(half, bits, "{value}");
         }
     }
 

@@ -77,6 +77,7 @@ impl PairTile {
     #[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
     #[inline]
     pub(crate) unsafe fn compute(self, rows: usize) {
+        debug_assert!(rows <= TILE_ROWS);
         // SAFETY: this function's contract.
         unsafe {
             match rows {

@@ -58,8 +58,15 @@ impl<T: Word> AlignedBuffer<T> {
     pub(crate) fn grow(&mut self, values: usize) {
         let lines = values.div_ceil(LINE_VALUES);
         if lines > self.lines.len() {
+            // Exactly, for scratch memory is counted and grows a few times only.
+            self.lines.reserve_exact(lines - self.lines.len());
             self.lines.resize(lines, Line([0; LINE_VALUES]));
         }
+    }
+
+    /// Memory that it holds.
+    pub(crate) fn bytes(&self) -> usize {
+        self.lines.capacity() * size_of::<Line>()
     }
 }
 

@@ -50,6 +50,17 @@ pub(crate) struct DenseScratch {
     rounded: AlignedBuffer<u32>,
 }
 
+impl DenseScratch {
+    /// Memory that it holds.
+    pub(crate) fn bytes(&self) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        let rounded = self.rounded.bytes();
+        #[cfg(not(target_arch = "x86_64"))]
+        let rounded = 0;
+        rounded
+    }
+}
+
 impl DenseLayer {
     /// Packs `weights` (`[outputs][inputs]`, row-major) with `bias` (`[outputs]`); products that are
     /// not available are made in 32 bits.

@@ -6,17 +6,12 @@
 //! Invariant: no operation mixes rows of two texts, and none orders its sums by the batch.
 
 use super::Backend;
-use super::attend::{Attend, AttendScratch};
-use super::buffer::AlignedBuffer;
-use super::dense::{DenseScratch, Products};
+use super::attend::Attend;
+use super::dense::Products;
 use super::rows::{AddAndNormalise, LayerNorm, PoolRows};
+use super::scratch::{Scratch, ScratchPool};
 use super::tile::Finish;
 use super::weights::{EncoderShape, EncoderWeights, LayerWeights, WeightsError};
-use std::sync::{Mutex, PoisonError};
-
-/// Scratch memories that are kept for the next call: as many as threads embed at once on a small
-/// server. Each grows to at most a micro-batch (8 MB), so this bounds what idle threads hold.
-const SCRATCHES_KEPT_MAX: usize = 16;
 
 /// A model, ready to run. Shared between threads.
 pub(crate) struct Encoder {
@@ -24,24 +19,7 @@ pub(crate) struct Encoder {
     backend: Backend,
     products: Products,
     weights: EncoderWeights,
-    scratches: Mutex<Vec<Scratch>>,
-}
-
-/// Memory of one forward pass; grows to the largest batch it has seen.
-#[derive(Default)]
-struct Scratch {
-    /// `[rows][width]`: the tokens' vectors.
-    hidden: AlignedBuffer,
-    /// `[rows][width]`: what is added to them.
-    added: AlignedBuffer,
-    /// `[rows][width]`: the output of attention.
-    context: AlignedBuffer,
-    /// `[rows][3 * width]`
-    queries_keys_values: AlignedBuffer,
-    /// `[rows][intermediate]`
-    intermediate: AlignedBuffer,
-    attention: AttendScratch,
-    dense: DenseScratch,
+    scratches: ScratchPool,
 }
 
 impl Encoder {
@@ -57,7 +35,7 @@ impl Encoder {
             backend,
             products,
             weights: EncoderWeights::read(file, shape, backend, products)?,
-            scratches: Mutex::default(),
+            scratches: ScratchPool::default(),
         })
     }
 
@@ -71,25 +49,11 @@ impl Encoder {
     /// Each text must have from 1 to `positions` ids below the vocabulary's size; the tokenizer
     /// makes no others. The vectors have the first `dimensions`, at most the model's width.
     pub(crate) fn encode(&self, texts: &[&[u32]], dimensions: usize) -> Vec<Vec<f32>> {
-        let mut scratch = self.take_scratch();
+        let mut scratch = self.scratches.take();
         scratch.grow(texts.iter().map(|ids| ids.len()).sum(), self.shape);
         let vectors = self.forward(texts, dimensions, &mut scratch);
-        let mut kept = self
-            .scratches
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < SCRATCHES_KEPT_MAX {
-            kept.push(scratch);
-        }
+        self.scratches.put(scratch);
         vectors
-    }
-
-    fn take_scratch(&self) -> Scratch {
-        let mut kept = self
-            .scratches
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        kept.pop().unwrap_or_default()
     }
 
     fn forward(&self, texts: &[&[u32]], dimensions: usize, scratch: &mut Scratch) -> Vec<Vec<f32>> {
@@ -195,16 +159,5 @@ impl Encoder {
             Finish::Store,
             &mut scratch.dense,
         );
-    }
-}
-
-impl Scratch {
-    fn grow(&mut self, rows: usize, shape: EncoderShape) {
-        let width = shape.attention.width();
-        for buffer in [&mut self.hidden, &mut self.added, &mut self.context] {
-            buffer.grow(rows * width);
-        }
-        self.queries_keys_values.grow(rows * 3 * width);
-        self.intermediate.grow(rows * shape.intermediate);
     }
 }

@@ -57,7 +57,8 @@ unsafe fn polynomial<V: Lanes, const TERMS: usize>(x: V, coefficients: &[f32; TE
     }
 }
 
-/// e to the power of `x`, for `x` up to 80; below -87 as at -87.
+/// e to the power of `x`, for `x` up to 80; below -87 as at -87, and so for NaN, which callers that can
+/// have one look for themselves.
 ///
 /// # Safety
 /// The processor must have the instruction set of `V`.

@@ -3,7 +3,7 @@
 //! [`lanes`] names the vector operations, [`tile`] is the inner loop of every product of 32-bit
 //! floats, [`linear`], [`attention`] and [`rows`] are the kernels. The files named `bf16` have the
 //! same in bfloat16 where the processor has it, and [`dense`] and [`attend`] choose. [`weights`] reads
-//! and packs a model, and [`encoder`] is the forward pass over ragged batches.
+//! and packs a model, [`encoder`] is the forward pass over ragged batches, and [`scratch`] its memory.
 //!
 //! Invariant: a kernel for an instruction set runs only after the processor was asked for it.
 
@@ -22,6 +22,7 @@ mod functions;
 mod lanes;
 mod linear;
 mod rows;
+mod scratch;
 mod tile;
 mod weights;
 #[cfg(target_arch = "x86_64")]
@@ -69,7 +70,7 @@ impl Backend {
         Self::available().first().copied().unwrap_or(Self::Portable)
     }
 
-    /// For a person, and in the fingerprint: `avx2`.
+    /// For a person: `avx2`. Fingerprints do not have it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",

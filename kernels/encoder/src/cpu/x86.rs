@@ -24,7 +24,7 @@ unsafe fn call_avx2<K: Kernel>(kernel: K) {
 }
 
 /// # Safety
-/// The processor must have AVX-512F.
+/// The processor must have AVX-512F, AVX2 and FMA.
 #[target_feature(enable = "avx512f,avx2,fma")]
 unsafe fn call_avx512<K: Kernel>(kernel: K) {
     // SAFETY: this function's contract is the kernel's.

@@ -19,6 +19,9 @@ const LAYERS_MAX: usize = 256;
 const POSITIONS_MAX: usize = 1 << 16;
 const VOCABULARY_MAX: usize = 1 << 20;
 const TOKEN_TYPES_MAX: usize = 1 << 10;
+/// Positions times the wider of a token's vector and its feed-forward network: 8,192 positions of the
+/// largest BERT's 4,096. A text of so many tokens needs 335 MB of scratch memory there.
+const ACTIVATIONS_MAX: usize = 1 << 25;
 /// `[CLS]`, one token and `[SEP]`.
 const TOKENS_MIN: usize = 3;
 
@@ -39,6 +42,8 @@ pub(crate) struct Description {
     pub(crate) passage_prefix: String,
     /// Whether texts are lower-cased; the tokenizer must do it.
     pub(crate) is_lower_case: bool,
+    /// Whether the prefix's tokens are part of what is pooled.
+    pub(crate) pools_prefix: bool,
 }
 
 /// Contents of a model's small files; `None` for one that is not there.
@@ -151,27 +156,42 @@ impl Description {
             files.sentence_transformers.as_deref(),
         )?;
         check_modules(files, &prompts)?;
-        let (pooling, has_prompt) = pooling(files)?;
+        let (pooling, pools_prefix) = pooling(files)?;
         let lengths: SentenceBertConfig =
             optional("sentence_bert_config.json", files.sentence_bert.as_deref())?;
         let shape = shape(&config, pooling)?;
         let tokens_max = tokens_max(files, &lengths, shape.positions)?;
-        let description = Self {
+        Ok(Self {
             shape,
             tokens_max,
             query_prefix: prompts.prefix(&["query"]),
             passage_prefix: prompts.prefix(&["document", "passage", "corpus"]),
             is_lower_case: lengths.do_lower_case,
-        };
-        let has_prefix =
-            !(description.query_prefix.is_empty() && description.passage_prefix.is_empty());
-        if !has_prompt && has_prefix {
-            return Err(fault(
-                "pooling without the prefix's tokens is not supported (1_Pooling/config.json: include_prompt)",
-                "use a model that pools all tokens",
-            ));
+            pools_prefix,
+        })
+    }
+
+    /// Whether the prefixes, the configuration's already among them, are what this build can pool.
+    ///
+    /// # Errors
+    /// When a mean is to be made without a prefix's tokens. The first token is never one of them.
+    pub(crate) fn check_prefixes(&self) -> Result<(), ComponentError> {
+        if self.pools_prefix || self.shape.pooling == Pooling::First {
+            return Ok(());
         }
-        Ok(description)
+        for (field, prefix) in [
+            ("query_prefix", &self.query_prefix),
+            ("passage_prefix", &self.passage_prefix),
+        ] {
+            if !prefix.is_empty() {
+                return Err(ComponentError::new(
+                    field,
+                    "a mean without the prefix's tokens is not supported (1_Pooling/config.json: include_prompt)",
+                    format!("use a model that pools all tokens, or `{field}: \"\"`"),
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Everything that a passage's vector depends on beside the weights and the vocabulary, for the
@@ -356,6 +376,11 @@ fn shape(config: &BertConfig, pooling: Pooling) -> Result<EncoderShape, Componen
         "max_position_embeddings",
         config.max_position_embeddings,
         POSITIONS_MAX,
+    )?;
+    bound(
+        "max_position_embeddings times the wider of hidden_size and intermediate_size",
+        config.max_position_embeddings * config.hidden_size.max(config.intermediate_size),
+        ACTIVATIONS_MAX,
     )?;
     bound("vocab_size", config.vocab_size, VOCABULARY_MAX)?;
     bound("type_vocab_size", config.type_vocab_size, TOKEN_TYPES_MAX)?;

@@ -4,7 +4,7 @@
 //! a special token that is missing when it encodes the first text. So the file is parsed here first, what
 //! is not needed is taken out, and only what this crate computes itself is let through.
 //!
-//! Invariant: a library that was read prepares texts as BERT does and frames them by `[CLS]` and
+//! Invariant: a library that was read prepares texts as BERT does, cleaned of control characters, and frames them by `[CLS]` and
 //! `[SEP]`, the way [`super::Tokenizer::encode`] does.
 
 use super::TokenizerError;
@@ -34,6 +34,12 @@ impl TokenizerFile {
                     "its {part} is {found}, only {kind} is supported"
                 )));
             }
+        }
+        let is_cleaned = &value["normalizer"]["clean_text"];
+        if *is_cleaned != true {
+            return Err(TokenizerError(format!(
+                "its normalizer has clean_text {is_cleaned}, only true is supported"
+            )));
         }
         // Texts are cut by this crate, and ids never become texts again.
         for part in ["padding", "truncation", "decoder"] {
@@ -89,6 +95,17 @@ mod tests {
         assert!(fault(b"").contains("no JSON"));
         assert!(fault(b"[]").contains("normalizer is none"));
         assert!(fault(b"{\"normalizer\": {\"type\": \"NFC\"}}").contains("normalizer is NFC"));
+        // Control characters would stay in words.
+        for clean_text in [json!(false), json!(1), Value::Null] {
+            let normalizer = json!({"type": "BertNormalizer", "clean_text": clean_text});
+            let pre_tokenizer = json!({"type": "BertPreTokenizer"});
+            let file = json!({"normalizer": normalizer, "pre_tokenizer": pre_tokenizer});
+            let fault = fault(file.to_string().as_bytes());
+            assert!(
+                fault.contains(&format!("clean_text {clean_text}")),
+                "{fault}"
+            );
+        }
     }
 
     #[test]

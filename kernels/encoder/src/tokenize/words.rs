@@ -78,7 +78,8 @@ const CACHED_PIECES_MAX: usize = 7;
 /// Slots of a thread's cache: a few times the words in use at one time, in 1.3 MB.
 const SLOTS: usize = 1 << 15;
 
-/// A word padded with zeros (no normalised word has a zero byte) and its pieces.
+/// A word padded with zeros and its pieces; a word that ends with a zero is not kept, for it would look
+/// like the shorter one.
 #[derive(Clone, Copy, Default)]
 struct Slot {
     word: [u64; CACHED_BYTES_MAX / 8],
@@ -103,7 +104,7 @@ impl WordCache {
     /// The ids of a word's pieces; the word is not empty.
     #[inline]
     pub(super) fn pieces(&mut self, vocabulary: &Vocabulary, word: &[u8]) -> &[u16] {
-        if word.len() > CACHED_BYTES_MAX {
+        if word.len() > CACHED_BYTES_MAX || word.last() == Some(&0) {
             self.uncached.clear();
             vocabulary.pieces(word, &mut self.uncached);
             return &self.uncached;
@@ -174,6 +175,11 @@ mod tests {
         check(&"a".repeat(101), &[0]);
         check("aaaaaaa", &[4, 8, 8, 8, 8, 8, 8]);
         check("aaaaaaaa", &[4, 8, 8, 8, 8, 8, 8, 8]);
+        check("\0", &[0]);
+        check("a\0", &[0]);
+        check("a\0\0", &[0]);
+        check("\0a", &[0]);
+        check("a", &[4]);
     }
 
     #[test]
