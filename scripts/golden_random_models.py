@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""Makes golden vectors of BERT encoders whose weights are a formula.
+r"""Makes golden vectors of BERT encoders whose weights are a formula.
 
 Real weights of other sizes, poolings and types are too large to keep beside the tests. So each model
 here has weights that follow from a tensor's name and an index (`weights` below; the same formula is in
-kernels/encoder/tests/bert.rs), and only its small files and the reference's vectors are kept. The
+kernels/encoder/tests/support/random_models.rs), and only its small files and the reference's vectors are kept. The
 reference is `transformers`' BERT in JAX, float32 on the CPU.
 
 How the folders in kernels/encoder/tests/data/random were made:
 
-    python3 -m venv /tmp/golden && /tmp/golden/bin/pip install 'transformers<5' flax jax safetensors
-    /tmp/golden/bin/python scripts/golden_random_models.py kernels/encoder/tests/data/random
+    python3 -m venv target/golden
+    target/golden/bin/pip install transformers==4.57.6 tokenizers==0.22.2 flax==0.12.8 jax==0.10.2 \
+        jaxlib==0.10.2 ml_dtypes==0.6.0 numpy==2.4.6 safetensors==0.8.0
+    target/golden/bin/python scripts/golden_random_models.py kernels/encoder/tests/data/random
 
 (Flax models left `transformers` with version 5.) Each folder holds a model's small files, golden.jsonl,
 one {"lane", "text", "ids"} a line, and golden.f32, for each line the vector in little-endian 32-bit

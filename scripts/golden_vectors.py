@@ -8,9 +8,9 @@ prose, code, markup, other scripts and odd characters.
 
 How the files in kernels/encoder/tests/data were made:
 
-    python3 -m venv /tmp/golden && /tmp/golden/bin/pip install torch transformers safetensors
+    python3 -m venv target/golden && target/golden/bin/pip install torch transformers safetensors
     vectide model fetch all-MiniLM-L6-v2        # prints where the model lies
-    /tmp/golden/bin/python scripts/golden_vectors.py MODEL_FOLDER kernels/encoder/tests/data
+    target/golden/bin/python scripts/golden_vectors.py MODEL_FOLDER kernels/encoder/tests/data
 
 The model's folder needs config.json, tokenizer.json and model.safetensors; config.json is not among
 the files that Vectide fetches, so the script makes one with the published values where it is missing.

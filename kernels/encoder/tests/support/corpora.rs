@@ -1,5 +1,5 @@
-//! The real corpora that tests and benchmarks read: `shared/data` beside the checkout, or the folder
-//! that VECTIDE_TEST_DATA names.
+//! The real corpora that tests and benchmarks read: in the folder that VECTIDE_TEST_DATA names, or the
+//! default one ([`folder`]).
 //!
 //! Invariant: a corpus that is not there is told by name, never taken for an empty one.
 
