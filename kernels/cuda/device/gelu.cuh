@@ -3,9 +3,8 @@
 //
 // The models that are served here were trained with it ("hidden_act": "gelu"). The epilogue that
 // cuBLASLt offers is the tanh approximation of the same paper, which differs by up to 4.8e-4: less
-// than an fp16 number near 1 can tell, more than one near 0 can. So products of our own use the exact
-// form, and the library's product is followed by bias_gelu unless a model itself asks for the
-// approximation ("gelu_new", "gelu_pytorch_tanh").
+// than an fp16 number near 1 can tell, more than one near 0 can. A model that asks for the approximation
+// itself ("gelu_new", "gelu_pytorch_tanh") has no kernel here.
 #pragma once
 
 #include "primitives.cuh"

@@ -78,6 +78,8 @@ struct BestList {
 };
 
 using NearestProduct = TileProduct<NEAREST_TILE, NEAREST_TILE, 2, 2>;
+static_assert(NEAREST_TILE * SCORES_STRIDE * int(sizeof(float)) <= NearestProduct::SHARED_BYTES,
+              "scores lie over the stages");
 
 /// Writes a tile's scores to shared memory.
 __device__ __forceinline__ void put_scores(const NearestProduct& product, float* scores) {
@@ -100,15 +102,16 @@ __device__ __forceinline__ bool is_live(const Word* live, int row, int end) {
     return row < end && (live == nullptr || (live[row / 32] >> (row % 32) & 1) != 0);
 }
 
-/// Shared memory: the product's stages, then scores, then for each query k scores and k rows.
+/// Shared memory: the product's stages and over them the scores, then for each query k scores and k
+/// rows. Beside the stages the scores would not fit on devices that give a block 99 KB (8.6, 8.9, 12.0).
 /// `live` has a bit a row, or is null where all are. `part_rows` is a multiple of the tile.
 /// The lists go to best_scores and best_rows, [parts][queries][k].
 extern "C" __global__ void __launch_bounds__(NearestProduct::THREADS)
     nearest_rows(const Fp16* queries, const Fp16* rows, const Word* live, float* best_scores,
                  Word* best_rows, int query_count, int row_count, int depth, int k, int part_rows) {
     unsigned char* shared = dynamic_shared_memory();
-    float* scores = reinterpret_cast<float*>(shared + NearestProduct::SHARED_BYTES);
-    float* list_scores = scores + NEAREST_TILE * SCORES_STRIDE;
+    float* scores = reinterpret_cast<float*>(shared);
+    float* list_scores = reinterpret_cast<float*>(shared + NearestProduct::SHARED_BYTES);
     Word* list_rows = reinterpret_cast<Word*>(list_scores + NEAREST_TILE * k);
     constexpr int QUERIES_PER_WARP = NEAREST_TILE / (NearestProduct::THREADS / LANES);
     const int part = int(blockIdx.x), first_query = int(blockIdx.y) * NEAREST_TILE;
@@ -121,8 +124,10 @@ extern "C" __global__ void __launch_bounds__(NearestProduct::THREADS)
     for (int first = part * part_rows; first < end; first += NEAREST_TILE) {
         NearestProduct product;
         product.compute(shared, {queries, query_count, first_query}, {rows, row_count, first}, depth);
+        // Other warps may still read the stages, where the scores go.
+        __syncthreads();
         put_scores(product, scores);
-        // Makes the scores visible, and tells that the stages may be filled anew.
+        // Makes the scores visible.
         __syncthreads();
         for (int i = own_query; i < own_query + own_count; i++) {
             const BestList list{list_scores + i * k, list_rows + i * k, k};
@@ -131,7 +136,8 @@ extern "C" __global__ void __launch_bounds__(NearestProduct::THREADS)
                 list.offer(counts ? scores[i * SCORES_STRIDE + column] : NO_SCORE, first + column);
             }
         }
-        // The next product's first barrier stands between this walk and the next tile's scores.
+        // The next product's copies go where the scores are.
+        __syncthreads();
     }
     for (int i = own_query; i < own_query + own_count; i++) {
         const size_t to = (size_t(part) * query_count + first_query + i) * k;

@@ -190,7 +190,6 @@ impl Pass<'_> {
             width: self.model.width,
             rows: self.size.rows,
             input: self.hidden(),
-            residual: Address::NULL,
             scale: self.weight(place.scale),
             shift: self.weight(place.shift),
             out: self.hidden(),

@@ -7,7 +7,8 @@
 
 namespace {
 
-constexpr size_t SHARED_BYTES_MAX = 227 * 1024;
+/// What every device that the binary runs on gives a block: 99 KB on 8.6, 8.9 and 12.0.
+constexpr size_t SHARED_BYTES_MAX = 99 * 1024;
 constexpr unsigned THREADS_MAX = 1024;
 
 using Call = void (*)(void** arguments);
@@ -31,8 +32,8 @@ const std::map<std::string, Call> KERNELS = {
     ENTRY(normalise_rows_384),  ENTRY(normalise_rows_768),  ENTRY(normalise_rows_1024),
     ENTRY(linear_128),          ENTRY(linear_gelu_128),     ENTRY(linear_residual_128),
     ENTRY(linear_64),           ENTRY(linear_gelu_64),      ENTRY(linear_residual_64),
-    ENTRY(attention_32),        ENTRY(attention_64),        ENTRY(bias_gelu),
-    ENTRY(pool_texts),          ENTRY(nearest_rows),        ENTRY(merge_nearest),
+    ENTRY(attention_32),        ENTRY(attention_64),        ENTRY(pool_texts),
+    ENTRY(nearest_rows),        ENTRY(merge_nearest),
 };
 
 thread_local Call running;
@@ -70,7 +71,7 @@ extern "C" int vectide_emulate(const VectideLaunch* launch, void** arguments, ch
         return answer("no kernel " + std::string(launch->kernel), report, report_bytes, 1);
     if (launch->threads % emulated::WARP_LANES != 0 || launch->threads == 0 ||
         launch->threads > THREADS_MAX || launch->shared_bytes > SHARED_BYTES_MAX)
-        return answer("a block that no GPU takes", report, report_bytes, 1);
+        return answer("a block that not every GPU takes", report, report_bytes, 1);
     emulated::Schedule schedule(launch->seed, launch->skipped_site);
     emulated::Block block(schedule, launch->threads, launch->shared_bytes);
     emulated::block = &block;

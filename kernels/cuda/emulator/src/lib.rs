@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_no_gpu_takes_is_an_error() {
+    fn what_not_every_gpu_takes_is_an_error() {
         let shape = Shape {
             grid: [1, 1],
             threads: 32,
@@ -127,18 +127,18 @@ mod tests {
         };
         assert!(run("no_such", shape).contains("no kernel no_such"));
         for threads in [0, 33, 2048] {
-            assert!(run("bias_gelu", Shape { threads, ..shape }).contains("no GPU"));
+            assert!(run("pool_texts", Shape { threads, ..shape }).contains("not every GPU"));
         }
-        let shared_bytes = 1 << 20;
+        let shared_bytes = 99 * 1024 + 1;
         assert!(
             run(
-                "bias_gelu",
+                "pool_texts",
                 Shape {
                     shared_bytes,
                     ..shape
                 }
             )
-            .contains("no GPU")
+            .contains("not every GPU")
         );
     }
 

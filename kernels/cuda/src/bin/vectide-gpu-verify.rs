@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! vectide-gpu-verify probe              the devices, or in one line why there is none
-//! vectide-gpu-verify check [SEED]       every kernel against f64; status 1 where one is wrong
+//! vectide-gpu-verify check [SEED]       every kernel against f64
 //! vectide-gpu-verify check-small        the same on little data, for a sanitizer
 //! vectide-gpu-verify image WEIGHTS OUT  MiniLM's safetensors as the image that goes to a device, half
 //!                                       as large; needs no device
@@ -13,7 +13,10 @@
 //! vectide-gpu-verify measure            products, exact search, encoders
 //! ```
 //!
-//! Invariant: the status is 0 only when all that was asked for was done and right.
+//! Each line is written as soon as its check or figure is there.
+//!
+//! Invariant: the status is 0 only when all that was asked for was done and right; 1 when all was done
+//! and something is wrong; another when not all was done.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -47,6 +50,8 @@ const PRODUCT_LAUNCHES: usize = 20;
 const TOKENS: usize = 250_000;
 /// Calls of a delay.
 const QUERIES: usize = 3000;
+/// The status when not all was done.
+const BROKEN_OFF: u8 = 2;
 
 const USAGE: &str = "usage: vectide-gpu-verify \
     probe | check [SEED] | check-small | image WEIGHTS OUT | golden IMAGE DIR | measure";
@@ -61,11 +66,11 @@ fn main() -> ExitCode {
         Ok(devices) => devices.into_iter().next(),
         Err(why) => {
             eprintln!("{why}");
-            return ExitCode::FAILURE;
+            return ExitCode::from(BROKEN_OFF);
         }
     };
     let Some(device) = device else {
-        return ExitCode::FAILURE;
+        return ExitCode::from(BROKEN_OFF);
     };
     status(match words.as_slice() {
         ["probe"] => {
@@ -90,7 +95,7 @@ fn status(done: Result<bool, String>) -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(reason) => {
             eprintln!("{reason}");
-            ExitCode::FAILURE
+            ExitCode::from(BROKEN_OFF)
         }
     }
 }
@@ -123,17 +128,14 @@ fn open(device: &DeviceFacts) -> Result<CudaMachine, String> {
 
 /// Whether everything is right.
 fn check(device: &DeviceFacts, effort: Effort, seed: u64) -> Result<bool, String> {
-    let outcomes = check_all(open(device)?, effort, seed).map_err(|fault| fault.to_string())?;
-    outcomes.iter().for_each(tell);
-    Ok(outcomes.iter().all(Outcome::passes))
-}
-
-fn tell(outcome: &Outcome) {
-    let verdict = if outcome.passes() { "ok" } else { "WRONG" };
-    println!(
-        r#"{{"check":"{}","error":"{:e}","tolerance":"{:e}","verdict":"{verdict}"}}"#,
-        outcome.name, outcome.error, outcome.tolerance
-    );
+    let mut is_right = true;
+    let mut tell = |outcome: &Outcome| {
+        is_right &= outcome.passes();
+        println!("{}", outcome.json());
+    };
+    let ended = check_all(open(device)?, effort, seed, &mut tell);
+    ended.map_err(|fault| format!("the other checks were not made: {fault}"))?;
+    Ok(is_right)
 }
 
 /// Whether a real model gives the vectors that another implementation has given.
@@ -143,7 +145,7 @@ fn golden(device: &DeviceFacts, image: &Path, folder: &Path) -> Result<bool, Str
     let encoder = Encoder::open(open(device)?, shape, &image, None);
     let encoder = encoder.map_err(|error| error.to_string())?;
     let outcome = check_golden(&encoder, &read_golden(folder, shape.dimensions)?)?;
-    tell(&outcome);
+    println!("{}", outcome.json());
     Ok(outcome.passes())
 }
 

@@ -16,10 +16,12 @@ const TILE: usize = 64;
 const THREADS: u32 = 128;
 const DEPTH_STEP: usize = 32;
 const STAGES: usize = 4;
-/// Floats of a row of scores in shared memory.
-const SCORES_STRIDE: usize = TILE + 8;
+/// Of both operands, two bytes a number.
+const STAGES_BYTES: usize = STAGES * 2 * TILE * DEPTH_STEP * 2;
+/// Lie over the stages; a row is 8 floats longer than its numbers.
+const SCORES_BYTES: usize = TILE * (TILE + 8) * 4;
 const MERGE_WARPS: usize = 4;
-/// Blocks that a multiprocessor has room for, by registers and shared memory at a k of 32.
+/// Blocks that a multiprocessor of compute capability 8.0 has room for, by shared memory at a k of 32.
 const BLOCKS_PER_MULTIPROCESSOR: usize = 3;
 
 /// How rows are cut.
@@ -93,9 +95,7 @@ impl NearestLaunch {
             kernel: "nearest_rows",
             grid: [blocks(self.parts.parts, 1), blocks(self.queries, TILE)],
             threads: THREADS,
-            shared_bytes: STAGES * 2 * TILE * DEPTH_STEP * 2
-                + TILE * SCORES_STRIDE * 4
-                + TILE * self.k * 8,
+            shared_bytes: STAGES_BYTES.max(SCORES_BYTES) + TILE * self.k * 8,
             arguments: vec![
                 self.query_data.into(),
                 self.row_data.into(),

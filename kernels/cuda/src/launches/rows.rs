@@ -1,4 +1,4 @@
-//! What is done token by token: embeddings, layer normalisation, GELU.
+//! What is done token by token: embeddings, layer normalisation.
 //!
 //! Invariant: a row's result depends on that row alone.
 
@@ -7,8 +7,6 @@ use crate::launch::{Address, Argument, Launch, blocks};
 /// Rows of a block, one for each of its warps.
 const ROWS_PER_BLOCK: usize = 8;
 const THREADS: u32 = 256;
-/// Numbers that a thread of `bias_gelu` takes at once.
-const GELU_CHUNK: usize = 8;
 
 /// The widths of a token's vector that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +96,7 @@ impl EmbedLaunch {
     }
 }
 
-/// `out = normalise(input + residual)`.
+/// `out = normalise(input)`.
 #[derive(Clone, Copy, Debug)]
 pub struct NormaliseLaunch {
     /// Numbers in a row.
@@ -107,13 +105,11 @@ pub struct NormaliseLaunch {
     pub rows: usize,
     /// fp16 rows.
     pub input: Address,
-    /// fp16 rows, or [`Address::NULL`].
-    pub residual: Address,
     /// fp32, a number a column.
     pub scale: Address,
     /// fp32, a number a column.
     pub shift: Address,
-    /// fp16 rows; may be one of the inputs.
+    /// fp16 rows; may be the input.
     pub out: Address,
     /// Added to the variance.
     pub epsilon: f32,
@@ -133,53 +129,11 @@ impl NormaliseLaunch {
             shared_bytes: 0,
             arguments: vec![
                 self.input.into(),
-                self.residual.into(),
                 self.scale.into(),
                 self.shift.into(),
                 self.out.into(),
                 Argument::count(self.rows),
                 Argument::Real(self.epsilon),
-            ],
-        }
-    }
-}
-
-/// `out = gelu(input + bias)`, where the product before it could not do so itself.
-#[derive(Clone, Copy, Debug)]
-pub struct GeluLaunch {
-    /// Rows.
-    pub rows: usize,
-    /// Numbers in a row, a multiple of 8.
-    pub width: usize,
-    /// fp16 rows.
-    pub input: Address,
-    /// fp16, a number a column.
-    pub bias: Address,
-    /// fp16 rows; may be the input.
-    pub out: Address,
-}
-
-impl GeluLaunch {
-    /// As a launch.
-    ///
-    /// # Panics
-    /// When the width is not a multiple of 8.
-    pub fn launch(&self) -> Launch {
-        assert!(self.width.is_multiple_of(GELU_CHUNK));
-        Launch {
-            kernel: "bias_gelu",
-            grid: [
-                blocks(self.rows * self.width / GELU_CHUNK, THREADS as usize),
-                1,
-            ],
-            threads: THREADS,
-            shared_bytes: 0,
-            arguments: vec![
-                self.input.into(),
-                self.bias.into(),
-                self.out.into(),
-                Argument::count(self.rows),
-                Argument::count(self.width),
             ],
         }
     }
@@ -263,28 +217,22 @@ mod tests {
         }
     }
 
-    fn normalises_like_the_definition(width: RowWidth, rows: usize, has_residual: bool) {
+    fn normalises_like_the_definition(width: RowWidth, rows: usize) {
         let columns = width.get();
         let mut noise = Noise::new(rows as u64 + 100);
         // A large mean beside a small deviation is where a naive variance fails.
         let input: Vec<half::f16> = (noise.floats(rows * columns, 1.0).iter())
             .map(|x| half::f16::from_f32(x + 30.0))
             .collect();
-        let residual = noise.halves(rows * columns, 1.0);
         let scale = noise.floats(columns, 2.0);
         let shift = noise.floats(columns, 1.0);
-        let [inputs, residuals] = [Memory::of(&input), Memory::of(&residual)];
+        let inputs = Memory::of(&input);
         let [scales, shifts] = [Memory::of(&scale), Memory::of(&shift)];
         let out = Memory::poisoned::<half::f16>(rows * columns);
         let launch = NormaliseLaunch {
             width,
             rows,
             input: inputs.address(),
-            residual: if has_residual {
-                residuals.address()
-            } else {
-                Address::NULL
-            },
             scale: scales.address(),
             shift: shifts.address(),
             out: out.address(),
@@ -292,17 +240,9 @@ mod tests {
         };
         let check = |found: &[half::f16]| {
             for row in 0..rows {
-                let sum: Vec<f64> = (row * columns..(row + 1) * columns)
-                    .map(|i| {
-                        let added = if has_residual {
-                            residual[i].to_f64()
-                        } else {
-                            0.0
-                        };
-                        input[i].to_f64() + added
-                    })
-                    .collect();
-                let expected = normalise_reference(&sum, &scale, &shift, EPSILON);
+                let own = &input[row * columns..][..columns];
+                let own: Vec<f64> = own.iter().map(|x| x.to_f64()).collect();
+                let expected = normalise_reference(&own, &scale, &shift, EPSILON);
                 assert_close(&found[row * columns..][..columns], &expected, TOLERANCE);
             }
         };
@@ -320,34 +260,8 @@ mod tests {
     fn layer_normalisation() {
         for width in RowWidth::ALL {
             for rows in [1, 9, 40] {
-                normalises_like_the_definition(width, rows, false);
-                normalises_like_the_definition(width, rows, true);
+                normalises_like_the_definition(width, rows);
             }
-        }
-    }
-
-    #[test]
-    fn gelu_of_a_sum() {
-        for (rows, width) in [(1, 8), (3, 1536), (17, 384)] {
-            let mut noise = Noise::new(5);
-            let input = noise.halves(rows * width, 8.0);
-            let bias = noise.halves(width, 1.0);
-            let [inputs, biases] = [Memory::of(&input), Memory::of(&bias)];
-            let out = Memory::poisoned::<half::f16>(rows * width);
-            let launch = GeluLaunch {
-                rows,
-                width,
-                input: inputs.address(),
-                bias: biases.address(),
-                out: out.address(),
-            }
-            .launch();
-            let expected: Vec<f64> = (input.iter().enumerate())
-                .map(|(i, x)| gelu_reference(x.to_f64() + bias[i % width].to_f64()))
-                .collect();
-            run_on_schedules(&launch, &out, || {
-                assert_close(&out.read::<half::f16>(), &expected, 2e-3);
-            });
         }
     }
 

@@ -6,6 +6,7 @@
 //! Invariant: a text without a vector of its own is an error.
 
 use super::checks::Outcome;
+use super::worst::{inner_product, worst_of_pairs};
 use crate::encoder::Encoder;
 use crate::machine::Machine;
 use std::path::Path;
@@ -76,18 +77,11 @@ pub fn check_golden<M: Machine>(
     let vectors = encoder
         .encode(Lane::Bulk, &texts)
         .map_err(|error| error.to_string())?;
-    let mut error = 0.0_f64;
-    for (golden, vector) in golden.iter().zip(&vectors) {
-        let dot = |a: &[f32], b: &[f32]| -> f64 {
-            a.iter()
-                .zip(b)
-                .map(|(x, y)| f64::from(*x) * f64::from(*y))
-                .sum()
-        };
+    let dot = |a: &[f32], b: &[f32]| inner_product(a, b.iter().map(|x| f64::from(*x)));
+    let error = worst_of_pairs(&vectors, golden, |vector, golden| {
         let lengths = dot(vector, vector) * dot(&golden.vector, &golden.vector);
-        let own = 1.0 - dot(vector, &golden.vector) / lengths.sqrt();
-        error = if own.is_nan() { own } else { error.max(own) };
-    }
+        1.0 - dot(vector, &golden.vector) / lengths.sqrt()
+    });
     Ok(Outcome {
         name: format!("{} golden texts: 1 - cosine", golden.len()),
         error,

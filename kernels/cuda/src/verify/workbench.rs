@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use crate::launch::{Address, Launch};
-use crate::machine::{DeviceMemory, GpuFault, Machine, Queue, Staging, Urgency};
+use crate::machine::{DeviceMemory, FaultKind, GpuFault, Machine, Queue, Staging, Urgency};
 use half::f16;
 
 /// Bytes before and behind that nobody may write.
@@ -105,20 +105,19 @@ impl<'a, M: Machine> Workbench<'a, M> {
     /// # Safety
     /// Whatever the launches use was placed by this workbench, large enough, and is alive.
     pub unsafe fn run(&self, launches: &[Launch]) -> Result<(), GpuFault> {
-        for launch in launches {
+        let launched = launches.iter().try_for_each(|launch| {
             // SAFETY: this function's contract.
-            unsafe { self.queue.launch(launch)? };
-        }
-        self.queue.finish()
+            unsafe { self.queue.launch(launch) }
+        });
+        // In any case: what was launched must not outlive what it uses.
+        let finished = self.queue.finish();
+        launched.and(finished)
     }
 
     /// What is there.
     ///
     /// # Errors
-    /// When the machine fails.
-    ///
-    /// # Panics
-    /// When a guard was written.
+    /// When the machine fails, or a guard was written.
     pub fn read<T: Plain>(&self, placed: &Placed<M>) -> Result<Vec<T>, GpuFault> {
         let length = placed.bytes + 2 * GUARD_BYTES;
         let mut staging = self.machine.staging(length)?;
@@ -131,10 +130,13 @@ impl<'a, M: Machine> Workbench<'a, M> {
         let (before, rest) = staging.bytes().split_at(GUARD_BYTES);
         let (own, behind) = rest.split_at(placed.bytes);
         let is_whole = |guard: &[u8]| guard.iter().all(|byte| *byte == POISON);
-        assert!(
-            is_whole(before) && is_whole(&behind[..GUARD_BYTES]),
-            "a guard was written"
-        );
+        if !is_whole(before) || !is_whole(&behind[..GUARD_BYTES]) {
+            return Err(GpuFault {
+                doing: "keeping to its memory".into(),
+                detail: "a guard was written".into(),
+                kind: FaultKind::Refused,
+            });
+        }
         Ok(own.chunks_exact(size_of::<T>()).map(T::of).collect())
     }
 }

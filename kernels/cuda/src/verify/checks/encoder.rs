@@ -4,8 +4,9 @@
 
 use super::super::model::{TinyModel, as_safetensors, encode_reference};
 use super::super::noise::Noise;
+use super::super::worst::{inner_product, worst, worst_of_pairs};
 use super::{Effort, Outcome};
-use crate::encoder::Encoder;
+use crate::encoder::{EncodeError, Encoder, OpenError};
 use crate::launches::Pooling;
 use crate::machine::{FaultKind, GpuFault, Machine};
 use crate::shape::BertShape;
@@ -29,13 +30,11 @@ pub(super) fn check_encoder<M: Machine>(
     let image = WeightLayout::of(&tiny.shape)
         .read(&file)
         .unwrap_or_default();
-    let wrong = |detail: String| GpuFault {
-        doing: "checking an encoder".into(),
-        detail,
-        kind: FaultKind::Refused,
-    };
-    let encoder = Encoder::open(machine, tiny.shape, &image, None)
-        .map_err(|error| wrong(error.to_string()))?;
+    let encoder =
+        Encoder::open(machine, tiny.shape, &image, None).map_err(|error| match error {
+            OpenError::Fault(fault) => fault,
+            other => refused(&other.to_string()),
+        })?;
     let lengths = if effort == Effort::Full {
         vec![1, 5, 12, 64, 65, 200, 511]
     } else {
@@ -45,24 +44,31 @@ pub(super) fn check_encoder<M: Machine>(
         .map(|length| (0..*length).map(|_| noise.below(100) as u32).collect())
         .collect();
     let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
-    let mut error = 0.0_f64;
+    let mut errors = Vec::new();
     for lane in [Lane::Query, Lane::Bulk] {
-        let vectors = encoder
-            .encode(lane, &texts)
-            .map_err(|error| wrong(error.to_string()))?;
-        for (text, vector) in texts.iter().zip(&vectors) {
-            let expected = encode_reference(&tiny, text);
-            let products = vector.iter().zip(&expected).map(|(x, y)| f64::from(*x) * y);
-            let own = 1.0 - products.sum::<f64>();
-            error = if own.is_nan() { own } else { error.max(own) };
-        }
+        let vectors = encoder.encode(lane, &texts).map_err(|error| match error {
+            EncodeError::Fault(fault) => fault,
+            other => refused(&other.to_string()),
+        })?;
+        errors.push(worst_of_pairs(&vectors, &texts, |vector, text| {
+            1.0 - inner_product(vector, encode_reference(&tiny, text).into_iter())
+        }));
     }
     Ok(Outcome {
         name: format!(
             "encoder of {layers} layers, {} texts: 1 - cosine",
             texts.len()
         ),
-        error,
+        error: worst(errors),
         tolerance: 5e-5,
     })
+}
+
+/// The machine is whole, and the encoder is not what it should be.
+fn refused(detail: &str) -> GpuFault {
+    GpuFault {
+        doing: "checking an encoder".into(),
+        detail: detail.into(),
+        kind: FaultKind::Refused,
+    }
 }

@@ -5,7 +5,8 @@
 use super::super::noise::Noise;
 use super::super::reference::{attention_reference, gelu_reference};
 use super::super::workbench::Workbench;
-use super::{Effort, Outcome, halves, largest_error, lengths, run, starts_and_tiles};
+use super::super::worst::worst_difference;
+use super::{Effort, Outcome, halves, lengths, run, starts_and_tiles};
 use crate::launches::{
     AttentionLaunch, Finish, LinearLaunch, NearestLaunch, NearestParts, TileShape,
 };
@@ -77,7 +78,7 @@ pub(super) fn check_linear<M: Machine>(
         .collect();
     Ok(Outcome {
         name: format!("{} {rows} x {inputs} x {outputs}", launch.kernel),
-        error: largest_error(halves(&bench.read(&out)?), &expected),
+        error: worst_difference(halves(&bench.read(&out)?), &expected),
         tolerance: 3e-3,
     })
 }
@@ -110,7 +111,7 @@ pub(super) fn check_attention<M: Machine>(
     let expected = attention_reference(&packed, &lengths, heads, head_size);
     Ok(Outcome {
         name: format!("attention, heads of {head_size}, {} texts", lengths.len()),
-        error: largest_error(halves(&bench.read(&out)?), &expected),
+        error: worst_difference(halves(&bench.read(&out)?), &expected),
         tolerance: 2e-3,
     })
 }
