@@ -117,6 +117,29 @@ fn as_i32(value: usize) -> i32 {
     i32::try_from(value).expect("a number of a batch is below 2^31")
 }
 
+/// Whether the tokens can be the model's; an error names the text as number `text`.
+///
+/// # Errors
+/// When a token or the length is not one of the model's.
+pub fn check_text(text: usize, tokens: &[u32], shape: &BertShape) -> Result<(), BatchError> {
+    if tokens.len() > shape.tokens_max() {
+        return Err(BatchError::Length {
+            text,
+            tokens: tokens.len(),
+            tokens_max: shape.tokens_max(),
+        });
+    }
+    let is_known = |id: &u32| i32::try_from(*id).is_ok_and(|id| (id as usize) < shape.vocabulary);
+    match tokens.iter().find(|id| !is_known(id)) {
+        Some(id) => Err(BatchError::Token {
+            text,
+            id: *id,
+            vocabulary: shape.vocabulary,
+        }),
+        None => Ok(()),
+    }
+}
+
 impl RaggedBatch {
     /// Of texts' tokens. Texts without tokens are allowed.
     ///
@@ -130,39 +153,23 @@ impl RaggedBatch {
             tiles: Vec::new(),
         };
         for (text, tokens) in texts.iter().enumerate() {
-            batch.add(text, tokens, shape)?;
+            // Again, where a caller has checked: no kernel may read outside of the tables.
+            check_text(text, tokens, shape)?;
+            batch.add(text, tokens, shape);
         }
         Ok(batch)
     }
 
-    fn add(&mut self, text: usize, tokens: &[u32], shape: &BertShape) -> Result<(), BatchError> {
-        if tokens.len() > shape.tokens_max() {
-            return Err(BatchError::Length {
-                text,
-                tokens: tokens.len(),
-                tokens_max: shape.tokens_max(),
-            });
-        }
-        for id in tokens {
-            let known = usize::try_from(*id).is_ok_and(|id| id < shape.vocabulary);
-            match i32::try_from(*id) {
-                Ok(id) if known => self.ids.push(id),
-                _ => {
-                    return Err(BatchError::Token {
-                        text,
-                        id: *id,
-                        vocabulary: shape.vocabulary,
-                    });
-                }
-            }
-        }
+    /// Of tokens that were checked.
+    fn add(&mut self, text: usize, tokens: &[u32], shape: &BertShape) {
+        // Below 2^31.
+        self.ids.extend(tokens.iter().map(|id| id.cast_signed()));
         let places = (0..tokens.len()).map(|place| as_i32(shape.first_position + place));
         self.positions.extend(places);
         let firsts = (0..tokens.len()).step_by(QUERIES_PER_TILE);
         self.tiles
             .extend(firsts.map(|first| [as_i32(text), as_i32(first)]));
         self.starts.push(as_i32(self.ids.len()));
-        Ok(())
     }
 
     /// How large it is.

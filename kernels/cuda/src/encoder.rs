@@ -4,26 +4,23 @@
 //! recorded; bulk calls cut their texts into pieces and keep as many under way as there are idle slots,
 //! so the next piece is written and copied while one is computed.
 //!
-//! Invariant: vectors come in the order of the texts, one each; a text without tokens has zeros.
+//! Invariant: vectors come in the order of the texts, one each, of finite numbers; a text without tokens
+//! has zeros. Errors name a text by its place in the call.
 
-#![allow(unsafe_code)]
-
-use crate::batch::{BatchError, BatchSize, RaggedBatch};
+use crate::batch::{BatchError, BatchSize, RaggedBatch, check_text};
 use crate::forward::PlacedModel;
 use crate::launches::QUERIES_PER_TILE;
-use crate::machine::{DeviceMemory, GpuFault, Machine, Queue, Staging, Urgency};
+use crate::machine::{DeviceMemory, GpuFault, Machine, Urgency};
 use crate::shape::{BertShape, ShapeError};
 use crate::sizes::{BULK_SLOTS, QUERY_SLOTS, Sizes, TooSmall};
 use crate::slot::{Replay, Slot};
 use crate::slot_pool::{SlotPool, Taken};
+use crate::upload::upload;
 use crate::weights::WeightLayout;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use vectide_model::Lane;
-
-/// Weights go through pinned memory in pieces, so that they are never pinned as a whole.
-const UPLOAD_BYTES: usize = 16 << 20;
 
 /// Why a model can't be opened on a device.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +50,12 @@ pub enum EncodeError {
     /// A text can't be the model's.
     #[error(transparent)]
     Batch(#[from] BatchError),
+    /// A number inside of the model was too large for fp16, and what was computed of it is not a number.
+    #[error("text {text} has no vector: the model overflows fp16 on it")]
+    Overflow {
+        /// Which text.
+        text: usize,
+    },
     /// The device failed.
     #[error(transparent)]
     Fault(#[from] GpuFault),
@@ -90,7 +93,9 @@ impl<M: Machine> Encoder<M> {
             });
         }
         let sizes = Sizes::choose(&shape, machine.free_bytes()?, budget_bytes)?;
-        let weights = upload(&machine, image)?;
+        let weights = upload(&machine, image.len(), |range, to| {
+            to.copy_from_slice(&image[range]);
+        })?;
         let model = PlacedModel::new(shape, weights.address(), machine.multiprocessors())?;
         let model = Arc::new(model);
         let slots = |count, largest, urgency, replay| {
@@ -132,6 +137,10 @@ impl<M: Machine> Encoder<M> {
             Lane::Query => (&self.query, self.sizes.query),
             Lane::Bulk => (&self.bulk, self.sizes.bulk),
         };
+        // All of them before the first is computed: a call that is refused costs nothing.
+        for (text, tokens) in texts.iter().enumerate() {
+            check_text(text, tokens, &self.model.shape)?;
+        }
         let places: Vec<usize> = (0..texts.len())
             .filter(|at| !texts[*at].is_empty())
             .collect();
@@ -140,6 +149,9 @@ impl<M: Machine> Encoder<M> {
         let mut keep = |under_way: &mut UnderWay<'_, M>| -> Result<(), EncodeError> {
             let found = under_way.slot.collect()?;
             for (place, vector) in places[under_way.piece.clone()].iter().zip(found) {
+                if !vector.iter().all(|x| x.is_finite()) {
+                    return Err(EncodeError::Overflow { text: *place });
+                }
                 vectors[*place] = vector;
             }
             Ok(())
@@ -174,8 +186,8 @@ struct UnderWay<'a, M: Machine> {
     piece: Range<usize>,
 }
 
-/// Cuts texts of these lengths into batches, in order, none above `largest`. A text that is longer
-/// than that makes a piece of its own, which the batch refuses by the model's own limit.
+/// Cuts texts of these lengths into batches, in order, none above `largest`. Every slot holds the model's
+/// longest text.
 fn pieces(lengths: &[usize], largest: BatchSize) -> Vec<Range<usize>> {
     let mut pieces = Vec::new();
     let mut start = 0;
@@ -206,22 +218,6 @@ fn pieces(lengths: &[usize], largest: BatchSize) -> Vec<Range<usize>> {
         pieces.push(start..lengths.len());
     }
     pieces
-}
-
-/// Copies the weights to memory of their own.
-fn upload<M: Machine>(machine: &M, image: &[u8]) -> Result<M::Memory, GpuFault> {
-    let weights = machine.allocate(image.len())?;
-    let mut staging = machine.staging(UPLOAD_BYTES.min(image.len()))?;
-    let queue = machine.queue(Urgency::Low)?;
-    for (piece, bytes) in image.chunks(UPLOAD_BYTES).enumerate() {
-        staging.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
-        let to = weights.address().offset(piece * UPLOAD_BYTES);
-        // SAFETY: the piece lies within the memory, which has the image's length; the staging is not
-        // touched before `finish` has returned, and nobody else knows the memory yet.
-        unsafe { queue.upload(&staging, bytes.len(), to)? };
-        queue.finish()?;
-    }
-    Ok(weights)
 }
 
 #[cfg(test)]
@@ -305,6 +301,45 @@ mod tests {
         faults.never();
         for _ in 0..2 * BULK_SLOTS {
             assert_eq!(encoder.encode(Lane::Bulk, &[text]).unwrap(), right);
+        }
+    }
+
+    /// Errors once named a text by its place in its own piece, and without those that have no tokens.
+    #[test]
+    fn a_text_that_is_refused_is_named_before_anything_is_computed() {
+        let tiny = TinyModel::new(0, 12, 32);
+        let machine = EmulatedMachine::new();
+        let faults = machine.faults();
+        let mut encoder = open(&tiny, machine).unwrap();
+        encoder.sizes.bulk = BatchSize::of_at_most(80, 2);
+        faults.fail_after(0, FaultKind::Refused);
+        let mut texts: Vec<&[u32]> = vec![&[], &[1], &[2], &[3], &[], &[4]];
+        texts.push(&[100]);
+        let error = encoder.encode(Lane::Bulk, &texts).unwrap_err();
+        assert!(
+            error.to_string().starts_with("text 6 has token 100"),
+            "{error}"
+        );
+        let long = [1; 81];
+        texts[5] = &long;
+        let error = encoder.encode(Lane::Bulk, &texts).unwrap_err();
+        assert!(
+            error.to_string().starts_with("text 5 has 81 tokens"),
+            "{error}"
+        );
+    }
+
+    /// A norm whose scale fp32 holds and fp16 does not.
+    #[test]
+    fn a_vector_that_is_not_finite_is_an_error_that_names_its_text() {
+        let mut tiny = TinyModel::new(0, 12, 32);
+        let norm =
+            (tiny.tensors.iter_mut()).find(|tensor| tensor.0 == "embeddings.LayerNorm.weight");
+        norm.unwrap().2[7] = 1e30;
+        let encoder = open(&tiny, EmulatedMachine::new()).unwrap();
+        for lane in [Lane::Query, Lane::Bulk] {
+            let error = encoder.encode(lane, &[&[], &[], &[1, 2]]);
+            assert_eq!(error, Err(EncodeError::Overflow { text: 2 }));
         }
     }
 

@@ -1,23 +1,22 @@
 //! Exact search over rows that lie on a device: an oracle for an index, and for many queries at once.
 //!
-//! Rows are uploaded once; a search uploads its queries and which rows are live, and reads back the
-//! best. Queries go by at most 256, so that the memory between the two kernels has a limit.
+//! Rows are uploaded once; a search uploads which rows are live, once, and its queries, and reads back
+//! the best. Queries go by at most 256, so that the memory between the two kernels has a limit.
 //!
 //! Invariant: an answer is that of sorting all live rows by falling score, equal ones by rising row.
 
 #![allow(unsafe_code)]
 
-use crate::launch::Address;
+use crate::launch::{Address, Launch};
 use crate::launches::{K_MAX, NOTHING, NearestLaunch, NearestParts};
 use crate::machine::{DeviceMemory, GpuFault, Machine, Queue, Staging, Urgency};
+use crate::upload::upload;
 use half::f16;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 /// Queries of one pass over the rows: four tiles, beyond which a pass computes longer than it reads.
 const QUERIES_AT_ONCE: usize = 256;
-/// Bytes of staging for the rows.
-const UPLOAD_BYTES: usize = 16 << 20;
 
 /// A row that was found.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,20 +42,21 @@ pub struct ExactSearch<M: Machine> {
 struct Desk<M: Machine> {
     queue: M::Queue,
     memory: M::Memory,
-    inward: M::Staging,
-    outward: M::Staging,
+    queries: M::Staging,
+    /// Its own, so that it can be under way while queries are written.
+    live: M::Staging,
+    best: M::Staging,
     places: Places,
 }
 
-/// Where the parts of a search stand in its memory; queries and live rows are uploaded as one, and best
-/// scores and rows are read back as one.
+/// Where the parts of a search stand in its memory.
 struct Places {
     queries: Range<usize>,
     live: Range<usize>,
     part_scores: Range<usize>,
     part_lists: Range<usize>,
-    best_scores: Range<usize>,
-    best_rows: Range<usize>,
+    /// As many scores as there are answers, and right behind them their rows: they are read back as one.
+    best: Range<usize>,
 }
 
 impl Places {
@@ -68,14 +68,12 @@ impl Places {
             start..end
         };
         let lists = 4 * K_MAX * NearestParts::lists_max(QUERIES_AT_ONCE, multiprocessors);
-        let answers = 4 * K_MAX * QUERIES_AT_ONCE;
         Self {
             queries: place(2 * depth * QUERIES_AT_ONCE),
             live: place(4 * rows.div_ceil(32)),
             part_scores: place(lists),
             part_lists: place(lists),
-            best_scores: place(answers),
-            best_rows: place(answers),
+            best: place(8 * K_MAX * QUERIES_AT_ONCE),
         }
     }
 }
@@ -94,18 +92,21 @@ impl<M: Machine> ExactSearch<M> {
         let row_count = rows.len() / depth;
         let multiprocessors = machine.multiprocessors();
         let places = Places::of(row_count, depth, multiprocessors);
-        let mut desk = Desk {
+        let uploaded = upload(&machine, 2 * rows.len(), |range, to| {
+            let rows = &rows[range.start / 2..range.end / 2];
+            put(to, rows.iter().map(|x| x.to_le_bytes()));
+        })?;
+        let desk = Desk {
             queue: machine.queue(Urgency::Low)?,
-            memory: machine.allocate(places.best_rows.end)?,
-            inward: machine.staging(places.live.end.max(UPLOAD_BYTES.min(2 * rows.len())))?,
-            outward: machine.staging(places.best_rows.end - places.best_scores.start)?,
+            memory: machine.allocate(places.best.end)?,
+            queries: machine.staging(places.queries.len())?,
+            live: machine.staging(places.live.len())?,
+            best: machine.staging(places.best.len())?,
             places,
         };
-        let memory = machine.allocate(2 * rows.len())?;
-        desk.upload_rows(rows, memory.address())?;
         Ok(Self {
             desk: Mutex::new(desk),
-            rows: memory,
+            rows: uploaded,
             row_count,
             depth,
             multiprocessors,
@@ -132,42 +133,38 @@ impl<M: Machine> ExactSearch<M> {
         // A panic elsewhere leaves the desk whole: a search begins by writing what it reads.
         let mut desk = self.desk.lock().unwrap_or_else(PoisonError::into_inner);
         let mut answers = Vec::with_capacity(queries.len() / self.depth);
+        // Once: it stays where it is from one pass to the next.
+        let mut to_upload = live;
         for queries in queries.chunks(QUERIES_AT_ONCE * self.depth) {
-            answers.append(&mut self.search_some(&mut desk, queries, k, live)?);
+            let count = queries.len() / self.depth;
+            let live = live.map_or(Address::NULL, |_| desk.at(&desk.places.live));
+            let launches = self.launches(&desk, count, k, live);
+            let computed = desk.compute(queries, to_upload.take(), &launches, count * k);
+            // In any case: nothing may be under way when the desk is used again.
+            let finished = desk.queue.finish();
+            computed.and(finished)?;
+            answers.append(&mut desk.answers(count, k));
         }
         Ok(answers)
     }
 
-    fn search_some(
-        &self,
-        desk: &mut Desk<M>,
-        queries: &[f16],
-        k: usize,
-        live: Option<&[u32]>,
-    ) -> Result<Vec<Vec<Hit>>, GpuFault> {
-        let count = queries.len() / self.depth;
-        let at = |place: &Range<usize>| desk.memory.address().offset(place.start);
-        let launches = NearestLaunch {
+    fn launches(&self, desk: &Desk<M>, count: usize, k: usize, live: Address) -> [Launch; 2] {
+        let best = desk.at(&desk.places.best);
+        NearestLaunch {
             queries: count,
             rows: self.row_count,
             depth: self.depth,
             k,
             parts: NearestParts::choose(self.row_count, count, self.multiprocessors),
-            query_data: at(&desk.places.queries),
+            query_data: desk.at(&desk.places.queries),
             row_data: self.rows.address(),
-            live: live.map_or(Address::NULL, |_| at(&desk.places.live)),
-            part_scores: at(&desk.places.part_scores),
-            part_lists: at(&desk.places.part_lists),
-            best_scores: at(&desk.places.best_scores),
-            best_rows: at(&desk.places.best_rows),
+            live,
+            part_scores: desk.at(&desk.places.part_scores),
+            part_lists: desk.at(&desk.places.part_lists),
+            best_scores: best,
+            best_rows: best.offset(4 * count * k),
         }
-        .launches();
-        desk.write(queries, live);
-        let computed = desk.compute(&launches);
-        // In any case: nothing may be under way when the desk is used again.
-        let finished = desk.queue.finish();
-        computed.and(finished)?;
-        Ok(desk.answers(count, k))
+        .launches()
     }
 }
 
@@ -178,54 +175,48 @@ fn put<const BYTES: usize>(to: &mut [u8], values: impl Iterator<Item = [u8; BYTE
 }
 
 impl<M: Machine> Desk<M> {
-    fn upload_rows(&mut self, rows: &[f16], to: Address) -> Result<(), GpuFault> {
-        for (piece, rows) in rows.chunks(UPLOAD_BYTES / 2).enumerate() {
+    fn at(&self, place: &Range<usize>) -> Address {
+        self.memory.address().offset(place.start)
+    }
+
+    /// Begins a search of so many answers; copies what it uses and no more.
+    fn compute(
+        &mut self,
+        queries: &[f16],
+        live: Option<&[u32]>,
+        launches: &[Launch],
+        answers: usize,
+    ) -> Result<(), GpuFault> {
+        let words = queries.iter().map(|x| x.to_le_bytes());
+        put(self.queries.bytes_mut(), words);
+        if let Some(live) = live {
             put(
-                self.inward.bytes_mut(),
-                rows.iter().map(|x| x.to_le_bytes()),
+                self.live.bytes_mut(),
+                live.iter().map(|word| word.to_le_bytes()),
             );
-            let to = to.offset(piece * UPLOAD_BYTES);
-            // SAFETY: the piece lies within the memory, which has all rows' length, and within the
-            // staging, which is not touched before `finish` has returned.
-            unsafe { self.queue.upload(&self.inward, 2 * rows.len(), to)? };
-            self.queue.finish()?;
         }
-        Ok(())
-    }
-
-    fn write(&mut self, queries: &[f16], live: Option<&[u32]>) {
-        let image = self.inward.bytes_mut();
-        let to = &mut image[self.places.queries.clone()];
-        put(to, queries.iter().map(|x| x.to_le_bytes()));
-        let words = live.unwrap_or_default().iter();
-        put(
-            &mut image[self.places.live.clone()],
-            words.map(|word| word.to_le_bytes()),
-        );
-    }
-
-    fn compute(&mut self, launches: &[crate::launch::Launch]) -> Result<(), GpuFault> {
-        let memory = self.memory.address();
-        let answers = self.places.best_scores.start..self.places.best_rows.end;
-        // SAFETY: queries and live rows are uploaded to the beginning of the memory, where their places
-        // are; lists have room for every number of queries up to the limit; all of it is this desk's
-        // alone, and the rows are only read. `search_some` waits before anything is touched again.
+        let to_queries = self.at(&self.places.queries);
+        let (to_live, best) = (self.at(&self.places.live), self.at(&self.places.best));
+        // SAFETY: each staging has its place's length, and every place and list has room for the most
+        // queries and rows of an answer; all of it is this desk's alone, and the rows are only read.
+        // `search` waits before anything is touched again.
         unsafe {
-            self.queue
-                .upload(&self.inward, self.places.live.end, memory)?;
+            if let Some(live) = live {
+                self.queue.upload(&self.live, 4 * live.len(), to_live)?;
+            }
+            let bytes = 2 * queries.len();
+            self.queue.upload(&self.queries, bytes, to_queries)?;
             for launch in launches {
                 self.queue.launch(launch)?;
             }
-            let from = memory.offset(answers.start);
-            self.queue.download(from, answers.len(), &mut self.outward)
+            self.queue.download(best, 8 * answers, &mut self.best)
         }
     }
 
     fn answers(&self, queries: usize, k: usize) -> Vec<Vec<Hit>> {
-        let (words, _) = self.outward.bytes().as_chunks::<4>();
-        let rows_at = (self.places.best_rows.start - self.places.best_scores.start) / 4;
+        let (words, _) = self.best.bytes().as_chunks::<4>();
         let hit = |at: usize| Hit {
-            row: u32::from_le_bytes(words[rows_at + at]),
+            row: u32::from_le_bytes(words[queries * k + at]),
             score: f32::from_le_bytes(words[at]),
         };
         let answer = |query: usize| {

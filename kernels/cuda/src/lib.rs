@@ -26,6 +26,7 @@ mod slot;
 mod slot_pool;
 #[cfg(test)]
 mod testing;
+mod upload;
 #[cfg(any(test, feature = "verify"))]
 pub mod verify;
 pub mod weights;

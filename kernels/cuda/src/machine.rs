@@ -12,8 +12,8 @@ use crate::launch::{Address, Launch};
 /// What is left of the context after a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultKind {
-    /// Nothing: every later call on it fails as well, until it is made anew. Whatever was under way
-    /// is lost.
+    /// Nothing: every later call on it fails as well, and whatever was under way is lost. A new context
+    /// may work, or nothing before the process is started anew (see [`crate::recovery`]).
     Sticky,
     /// Everything; less memory might be asked for.
     OutOfMemory,
@@ -44,10 +44,16 @@ pub enum Urgency {
 
 /// A device.
 ///
-/// Obligations:
-/// - memory is at least 256 bytes aligned and stays where it is until dropped;
+/// # Safety
+/// Slots and searches hand addresses of what a machine gives to its kernels and copies, so whoever
+/// implements this promises:
+/// - memory has the length that was asked for, is aligned to 256 bytes, and stays where it is until it is
+///   dropped, alone there;
+/// - staging has the length that was asked for, and its bytes stay where they are when it is moved;
+/// - a queue does nothing with what it was given after [`Queue::finish`] has returned, with or without an
+///   error, and a recording runs the launches that it was made of and no others;
 /// - dropping memory, staging or a queue never fails and never panics, whatever state the device is in.
-pub trait Machine: Send + Sync {
+pub unsafe trait Machine: Send + Sync {
     /// Memory of the device.
     type Memory: DeviceMemory;
     /// Memory of the host that the device copies from and to.
@@ -84,7 +90,11 @@ pub trait Machine: Send + Sync {
 }
 
 /// Memory of a device.
-pub trait DeviceMemory: Send + Sync {
+///
+/// # Safety
+/// The address is always the same one, and the device may read and write there, over the whole length,
+/// until this is dropped.
+pub unsafe trait DeviceMemory: Send + Sync {
     /// Where it begins.
     fn address(&self) -> Address;
 }

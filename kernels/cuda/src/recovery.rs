@@ -1,29 +1,38 @@
 //! What is done when a device's context is lost: it is made anew, or the device is given up.
 //!
 //! After an illegal access, a hardware fault or a reset every call on the context fails. Everything on
-//! it is dropped, a new one is opened, and the calls that failed are made once more. Where that does
-//! not help, the device is lost until the process ends, and the caller goes to the processor.
+//! it is dropped and a new one is opened. Where that does not help, the device is lost until the process
+//! ends, and the caller goes to the processor.
+//!
+//! This is best effort, and untested on a GPU: of most such errors the driver's documentation says
+//! that they leave the process in an inconsistent state, and that it must be ended and started anew to
+//! go on using CUDA. A new context that can't be made, or fails too, ends in a lost device; a process
+//! that must have the device back is to be started anew by whoever watches `vectide_gpu_lost`.
 //!
 //! ```text
-//!            sticky fault                opened
-//!   ready ----------------> (write lock) -------> ready, next generation
-//!                                |
-//!                                +-- not opened, or too often --> lost
+//!            sticky fault                    opened
+//!   READY ----------------> REBUILDING ------------------> READY, next generation
+//!                               |
+//!                               +-- not opened, or too often --> LOST
 //! ```
 //!
 //! `vectide_gpu_rebuilds_total` counts contexts made anew; `vectide_gpu_lost` is the number of devices
 //! given up.
 //!
-//! Invariant: a device is dropped and opened while no call is on it.
+//! Invariant: a device is dropped and opened while no call is on it, and whoever asks whether it is ready
+//! never waits for that.
 
 use crate::encoder::EncodeError;
 use crate::machine::FaultKind;
 use std::collections::VecDeque;
-use std::sync::{PoisonError, RwLock};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 /// Contexts made anew within [`WINDOW`] before the device is given up: a bad kernel or a dying card
-/// would otherwise fail and be opened for ever, at a second each.
+/// would otherwise fail and be opened for ever, at a second each. One call alone, which is made twice,
+/// does not reach it.
 const REBUILDS_MAX: usize = 3;
 const WINDOW: Duration = Duration::from_secs(600);
 
@@ -42,12 +51,38 @@ pub trait Open: Send + Sync {
 /// Why a call has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
-    /// The device is given up: use the processor.
+    /// All devices are given up: use the processor.
     #[error("the GPU is lost: {0}")]
     Lost(String),
-    /// This call would fail again.
+    /// This call would fail again; others are served.
     #[error(transparent)]
     Failed(#[from] EncodeError),
+}
+
+/// Whether a device takes calls, the best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Readiness {
+    /// At once.
+    Ready,
+    /// Once its context was made anew, if it can be.
+    Rebuilding,
+    /// Never again.
+    Lost,
+}
+
+/// What came of a call's one attempt on a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Attempt<R> {
+    /// The answer.
+    Done(R),
+    /// It failed in a way that leaves the context whole.
+    Failed(EncodeError),
+    /// The context was lost under it, by this call or by another one; it has been made anew since, or the
+    /// device was given up.
+    ContextLost(EncodeError),
+    /// The device had been given up before.
+    DeviceLost(String),
 }
 
 enum State<D> {
@@ -59,7 +94,10 @@ enum State<D> {
 pub struct Recovering<O: Open> {
     opener: O,
     state: RwLock<State<O::Device>>,
-    rebuilds: RwLock<VecDeque<Instant>>,
+    /// A [`Readiness`], written under a lock of the state alone: who finds the context lost still has the
+    /// lost generation's, so it can't call the next one lost.
+    readiness: AtomicU8,
+    rebuilds: Mutex<VecDeque<Instant>>,
 }
 
 impl<O: Open> Recovering<O> {
@@ -75,43 +113,62 @@ impl<O: Open> Recovering<O> {
                 device,
                 generation: 0,
             }),
-            rebuilds: RwLock::default(),
+            readiness: AtomicU8::new(Readiness::Ready as u8),
+            rebuilds: Mutex::default(),
         })
     }
 
-    /// Makes a call on the device, once more after each time that its context had to be made anew.
-    ///
-    /// # Errors
-    /// When the device is lost, or the call failed in a way that leaves the context whole.
-    pub fn call<R>(
+    /// Makes a call on the device, once. Where the context is lost under it the device is opened anew
+    /// before this returns, whatever becomes of the call.
+    pub fn attempt<R>(
         &self,
-        call: impl Fn(&O::Device) -> Result<R, EncodeError>,
-    ) -> Result<R, Unavailable> {
-        loop {
-            let failed_generation = {
-                // A panic of a call leaves the state as it was.
-                let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-                let (device, generation) = match &*state {
-                    State::Ready { device, generation } => (device, *generation),
-                    State::Lost(reason) => return Err(Unavailable::Lost(reason.clone())),
-                };
-                match call(device) {
-                    Ok(answer) => return Ok(answer),
-                    Err(error) if !is_sticky(&error) => return Err(error.into()),
-                    Err(error) => {
-                        tracing::warn!(%error, "the GPU's context is lost");
-                        generation
-                    }
+        call: impl FnOnce(&O::Device) -> Result<R, EncodeError>,
+    ) -> Attempt<R> {
+        let (error, failed_generation) = {
+            // A panic of a call leaves the state as it was.
+            let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+            let (device, generation) = match &*state {
+                State::Ready { device, generation } => (device, *generation),
+                State::Lost(reason) => {
+                    // Whoever is told so must not be sent here again, whatever was said before.
+                    self.set(Readiness::Lost);
+                    return Attempt::DeviceLost(reason.clone());
                 }
             };
-            self.rebuild(failed_generation);
+            match call(device) {
+                Ok(answer) => return Attempt::Done(answer),
+                Err(error) if !is_sticky(&error) => return Attempt::Failed(error),
+                Err(error) => {
+                    tracing::warn!(%error, "the GPU's context is lost");
+                    self.set(Readiness::Rebuilding);
+                    (error, generation)
+                }
+            }
+        };
+        self.rebuild(failed_generation);
+        Attempt::ContextLost(error)
+    }
+
+    /// Whether it takes calls, now.
+    pub fn readiness(&self) -> Readiness {
+        match self.readiness.load(Ordering::Acquire) {
+            ready if ready == Readiness::Ready as u8 => Readiness::Ready,
+            rebuilding if rebuilding == Readiness::Rebuilding as u8 => Readiness::Rebuilding,
+            _ => Readiness::Lost,
         }
     }
 
-    /// Whether calls are of use.
-    pub fn is_ready(&self) -> bool {
+    /// Why the device was given up, if it was. Waits while it is opened anew.
+    pub fn lost_reason(&self) -> Option<String> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        matches!(&*state, State::Ready { .. })
+        match &*state {
+            State::Ready { .. } => None,
+            State::Lost(reason) => Some(reason.clone()),
+        }
+    }
+
+    fn set(&self, readiness: Readiness) {
+        self.readiness.store(readiness as u8, Ordering::Release);
     }
 
     /// Opens the device anew, unless somebody has since `failed`.
@@ -123,23 +180,24 @@ impl<O: Open> Recovering<O> {
         // Dropped first: the new context needs the memory of the old one.
         *state = State::Lost("its context is being made anew".into());
         *state = match self.reopen() {
-            Ok(device) => State::Ready {
-                device,
-                generation: failed + 1,
-            },
+            Ok(device) => {
+                self.set(Readiness::Ready);
+                State::Ready {
+                    device,
+                    generation: failed + 1,
+                }
+            }
             Err(reason) => {
+                self.set(Readiness::Lost);
                 metrics::gauge!("vectide_gpu_lost").increment(1.0);
-                tracing::error!(%reason, "the GPU is given up; embedding goes on on the CPU");
+                tracing::error!(%reason, "the GPU is given up; embedding goes on without it");
                 State::Lost(reason)
             }
         };
     }
 
     fn reopen(&self) -> Result<O::Device, String> {
-        let mut rebuilds = self
-            .rebuilds
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut rebuilds = self.rebuilds.lock().unwrap_or_else(PoisonError::into_inner);
         while rebuilds.front().is_some_and(|at| at.elapsed() > WINDOW) {
             rebuilds.pop_front();
         }
@@ -151,7 +209,9 @@ impl<O: Open> Recovering<O> {
         }
         rebuilds.push_back(Instant::now());
         metrics::counter!("vectide_gpu_rebuilds_total").increment(1);
-        self.opener.open()
+        // A function that the driver lacks panics; whoever waits for this device must not wait for ever.
+        let opened = catch_unwind(AssertUnwindSafe(|| self.opener.open()));
+        opened.unwrap_or_else(|_| Err("opening it anew has panicked".into()))
     }
 }
 
@@ -216,59 +276,98 @@ mod tests {
         })
     }
 
+    fn sticky<R>() -> Result<R, EncodeError> {
+        Err(fault(FaultKind::Sticky))
+    }
+
     #[test]
-    fn a_lost_context_is_made_anew_and_the_call_repeated() {
+    fn a_lost_context_is_made_anew_whatever_becomes_of_the_call() {
         let device = recovering(10);
-        let answer = device.call(|device| match device.number {
-            0 | 1 => Err(fault(FaultKind::Sticky)),
-            number => Ok(number),
-        });
-        assert_eq!(answer, Ok(2));
-        assert!(device.is_ready());
+        for number in 0..2 {
+            assert_eq!(
+                device.attempt(|device| Ok(device.number)),
+                Attempt::Done(number)
+            );
+            let lost = device.attempt(|_| sticky::<()>());
+            assert_eq!(lost, Attempt::ContextLost(fault(FaultKind::Sticky)));
+            assert_eq!(device.readiness(), Readiness::Ready);
+        }
     }
 
     #[test]
     fn other_faults_are_told_and_change_nothing() {
         let device = recovering(1);
         for kind in [FaultKind::OutOfMemory, FaultKind::Refused] {
-            let answer = device.call(|_| Err::<(), _>(fault(kind)));
-            assert!(matches!(answer, Err(Unavailable::Failed(_))));
+            let answer = device.attempt(|_| Err::<(), _>(fault(kind)));
+            assert_eq!(answer, Attempt::Failed(fault(kind)));
         }
-        assert_eq!(device.call(|device| Ok(device.number)), Ok(0));
+        assert_eq!(device.attempt(|device| Ok(device.number)), Attempt::Done(0));
     }
 
     #[test]
     fn a_device_that_does_not_come_back_is_given_up() {
         let device = recovering(1);
-        let answer = device.call(|_| Err::<(), _>(fault(FaultKind::Sticky)));
-        assert_eq!(answer, Err(Unavailable::Lost("no device".into())));
-        assert!(!device.is_ready());
-        assert!(device.call(|device| Ok(device.number)).is_err());
+        assert!(matches!(
+            device.attempt(|_| sticky::<()>()),
+            Attempt::ContextLost(_)
+        ));
+        assert_eq!(device.readiness(), Readiness::Lost);
+        assert_eq!(device.lost_reason().as_deref(), Some("no device"));
+        let answer = device.attempt(|device| Ok(device.number));
+        assert_eq!(answer, Attempt::DeviceLost("no device".into()));
     }
 
     #[test]
     fn one_that_is_lost_again_and_again_is_given_up() {
         let device = recovering(100);
-        let answer = device.call(|_| Err::<(), _>(fault(FaultKind::Sticky)));
-        let Err(Unavailable::Lost(reason)) = answer else {
-            panic!("{answer:?}");
-        };
+        for _ in 0..REBUILDS_MAX {
+            device.attempt(|_| sticky::<()>());
+            assert_eq!(device.readiness(), Readiness::Ready);
+        }
+        device.attempt(|_| sticky::<()>());
+        let reason = device.lost_reason().unwrap();
         assert!(reason.contains("3 contexts"), "{reason}");
     }
 
     #[test]
     fn many_callers_of_a_lost_context_make_it_anew_once() {
         let device = recovering(100);
+        let all_failed = std::sync::Barrier::new(8);
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
-                    let answer = device.call(|device| match device.number {
-                        0 => Err(fault(FaultKind::Sticky)),
-                        number => Ok(number),
+                    let lost = device.attempt(|_| {
+                        all_failed.wait();
+                        sticky::<()>()
                     });
-                    assert_eq!(answer, Ok(1));
+                    assert!(matches!(lost, Attempt::ContextLost(_)));
+                    assert_eq!(device.attempt(|device| Ok(device.number)), Attempt::Done(1));
                 });
             }
         });
+        assert_eq!(device.readiness(), Readiness::Ready);
+    }
+
+    /// An opener that panics leaves nothing that is waited for.
+    #[test]
+    fn a_panic_while_it_is_opened_is_a_lost_device() {
+        struct Panicking(AtomicUsize);
+        impl Open for Panicking {
+            type Device = ();
+            fn open(&self) -> Result<(), String> {
+                assert_eq!(self.0.fetch_add(1, Ordering::SeqCst), 0, "planted");
+                Ok(())
+            }
+        }
+        let device = Recovering::open(Panicking(AtomicUsize::new(0))).unwrap();
+        assert!(matches!(
+            device.attempt(|()| sticky::<()>()),
+            Attempt::ContextLost(_)
+        ));
+        assert_eq!(device.readiness(), Readiness::Lost);
+        assert!(matches!(
+            device.attempt(|()| Ok(())),
+            Attempt::DeviceLost(_)
+        ));
     }
 }

@@ -200,6 +200,14 @@ pub enum WeightsError {
         /// The first such number.
         value: f32,
     },
+    /// A norm, which is kept in fp32, has what is no number.
+    #[error("tensor `{name}` has {value}, which is not a finite number")]
+    NotFinite {
+        /// Name of the tensor.
+        name: String,
+        /// The first such value.
+        value: f32,
+    },
 }
 
 impl WeightLayout {
@@ -232,7 +240,7 @@ impl WeightLayout {
     /// The image of a safetensors file, whose numbers are fp32, fp16 or bf16.
     ///
     /// # Errors
-    /// When the file is not that of such a model, or fp16 can't hold a number of it.
+    /// When the file is not that of such a model, fp16 can't hold a number of it, or a norm is not finite.
     pub fn read(&self, file: &[u8]) -> Result<Vec<u8>, WeightsError> {
         let file = SafeTensors::deserialize(file)?;
         let has_words = |prefix: &&&str| file.tensor(&format!("{prefix}{WORD_TABLE}")).is_ok();
@@ -243,7 +251,8 @@ impl WeightLayout {
             let values = numbers(&file, &name, &tensor.shape)?;
             let to = &mut image[tensor.offset..];
             match tensor.precision {
-                Precision::Single => write_singles(&values, to),
+                Precision::Single => write_singles(&values, to)
+                    .map_err(|value| WeightsError::NotFinite { name, value })?,
                 Precision::Half => write_halves(&values, to)
                     .map_err(|value| WeightsError::Range { name, value })?,
             }
@@ -261,13 +270,11 @@ impl WeightLayout {
         for tensor in &self.tensors {
             let count = tensor.shape.iter().product();
             let to = &mut image[tensor.offset..];
-            match tensor.precision {
-                Precision::Half => {
-                    // Never out of range.
-                    let _ = write_halves(&noise.floats(count, 0.1), to);
-                }
+            // Never out of range.
+            let _ = match tensor.precision {
+                Precision::Half => write_halves(&noise.floats(count, 0.1), to),
                 Precision::Single => write_singles(&vec![1.0; count], to),
-            }
+            };
         }
         image
     }
@@ -307,10 +314,15 @@ fn numbers(
     })
 }
 
-fn write_singles(values: &[f32], to: &mut [u8]) {
+/// The first number that is none is the error.
+fn write_singles(values: &[f32], to: &mut [u8]) -> Result<(), f32> {
     for (to, value) in to.chunks_exact_mut(4).zip(values) {
+        if !value.is_finite() {
+            return Err(*value);
+        }
         to.copy_from_slice(&value.to_le_bytes());
     }
+    Ok(())
 }
 
 /// The first number that does not fit is the error.
@@ -401,6 +413,27 @@ mod tests {
             model.tensors[0].2[3] = value;
             let message = refused(&as_safetensors(&model, Dtype::F32, ""));
             assert!(message.contains("fp16"), "{message}");
+        }
+    }
+
+    /// Norms are fp32, so they were once read without a look; one NaN makes every vector NaN.
+    #[test]
+    fn a_norm_that_is_not_finite_is_an_error() {
+        let model = TinyModel::new(1, 12, 32);
+        let layout = WeightLayout::of(&model.shape);
+        let norms =
+            (0..model.tensors.len()).filter(|at| model.tensors[*at].0.contains("LayerNorm"));
+        for at in norms {
+            for value in [f32::NAN, f32::INFINITY] {
+                let mut model = model.clone();
+                model.tensors[at].2[5] = value;
+                let file = as_safetensors(&model, Dtype::F32, "");
+                let message = layout.read(&file).unwrap_err().to_string();
+                assert!(
+                    message.contains(&model.tensors[at].0) && message.contains("not a finite"),
+                    "{message}"
+                );
+            }
         }
     }
 }

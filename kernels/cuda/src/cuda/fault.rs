@@ -1,7 +1,11 @@
 //! What an error of the driver leaves behind.
 //!
-//! Invariant: an error that the driver's documentation calls unrecoverable for the context is sticky;
-//! one that is not known is taken for sticky too, since going on would be worse.
+//! The driver's documentation says of most errors inside of a kernel (an illegal or misaligned address, a
+//! failed launch) that the process is left in an inconsistent state and must be started anew. They are
+//! sticky here, which means that a new context is tried (see [`crate::recovery`]): best effort, and untested.
+//!
+//! Invariant: an error after which the context is of no use is sticky; one that is not known is taken for
+//! sticky too, since going on would be worse.
 
 use crate::machine::{FaultKind, GpuFault};
 use cudarc::driver::result::DriverError;

@@ -26,7 +26,8 @@ impl CudaMemory {
     }
 }
 
-impl DeviceMemory for CudaMemory {
+// SAFETY: the pointer never changes, and the driver keeps the memory there until it is freed in `drop`.
+unsafe impl DeviceMemory for CudaMemory {
     fn address(&self) -> Address {
         Address(self.pointer)
     }

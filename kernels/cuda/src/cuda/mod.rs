@@ -7,7 +7,7 @@
 //! compiled.
 //!
 //! Invariant: no call of the driver is made before [`probe`] has found the library, which calls would
-//! panic without.
+//! panic without: a [`CudaMachine`] is opened with [`DeviceFacts`], which [`probe`] alone can make.
 
 #![allow(unsafe_code)]
 
@@ -48,7 +48,10 @@ impl CudaMachine {
     }
 }
 
-impl Machine for CudaMachine {
+// SAFETY: the driver gives memory of the asked length, aligned to at least 256 bytes; pinned memory is
+// behind a pointer; streams are waited for in `finish`, after which the driver does nothing more with
+// what they were given, an error meaning that the work was done or given up; drops ignore errors.
+unsafe impl Machine for CudaMachine {
     type Memory = CudaMemory;
     type Staging = PinnedMemory;
     type Queue = CudaQueue;

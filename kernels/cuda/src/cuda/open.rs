@@ -2,8 +2,10 @@
 //!
 //! The weights' image stays in the host's memory for that.
 //!
-//! Invariant: a call is answered as long as one device is ready.
+//! Invariant: a device that can't be opened takes none of the others with it, and a call is answered as
+//! long as one device is ready.
 
+use super::probe::those_that_work;
 use super::{CudaMachine, DeviceFacts, NoGpu, probe};
 use crate::encoder::Encoder;
 use crate::recovery::{Open, Recovering, Unavailable};
@@ -39,7 +41,8 @@ impl CudaEncoder {
     /// Opens a model, whose weights are `image`, with at most `budget_bytes` of each device's memory.
     ///
     /// # Errors
-    /// When there is no device that can run the kernels, or the model can't be opened on one.
+    /// When there is no device that can run the kernels, or the model can be opened on none. One on which
+    /// it can't be opened is left out and told.
     pub fn open(
         shape: BertShape,
         image: Arc<[u8]>,
@@ -55,10 +58,7 @@ impl CudaEncoder {
             };
             Recovering::open(opener).map_err(|reason| NoGpu(format!("{name}: {reason}")))
         };
-        let devices = probe()?
-            .into_iter()
-            .map(open)
-            .collect::<Result<Vec<_>, _>>()?;
+        let devices = those_that_work(probe()?.into_iter().map(open))?;
         Ok(Self {
             replicas: Replicas::new(devices),
         })
@@ -67,7 +67,7 @@ impl CudaEncoder {
     /// The vectors of texts' tokens, from the device with the least to do.
     ///
     /// # Errors
-    /// When all devices are lost, or a text is not the model's.
+    /// When all devices are lost, a text is not the model's, or the call itself fails.
     pub fn encode(&self, lane: Lane, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>, Unavailable> {
         let tokens = texts.iter().map(|text| text.len()).sum();
         self.replicas

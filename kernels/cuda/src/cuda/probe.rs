@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// What the compiler of the binary was made for; older drivers refuse its code.
 const DRIVER_MIN: i32 = 13_000;
 
-/// A device that can run the kernels.
+/// A device that can run the kernels. Who has one has asked the driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceFacts {
     /// The driver's number for it.
@@ -22,7 +22,12 @@ pub struct DeviceFacts {
     pub multiprocessors: usize,
     /// All its memory.
     pub memory_bytes: usize,
+    _probed: Probed,
 }
+
+/// What only this module makes, in this crate too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Probed;
 
 /// Why there is none, in one line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,10 +57,33 @@ fn ask() -> Result<Vec<DeviceFacts>, NoGpu> {
     };
     result::init().map_err(|error| refused("to start", error))?;
     let count = result::device::get_count().map_err(|error| refused("to count devices", error))?;
-    let devices = (0..count)
-        .map(|ordinal| facts(ordinal).map_err(|error| refused("to describe a device", error)))
-        .collect::<Result<Vec<_>, _>>()?;
-    judge(driver_version(), devices)
+    let described = (0..count).map(|ordinal| {
+        facts(ordinal).map_err(|error| refused(&format!("to describe device {ordinal}"), error))
+    });
+    judge(driver_version(), those_that_work(described)?)
+}
+
+/// What there is of them; each that does not work is left out and told.
+///
+/// # Errors
+/// When there are some and none works.
+pub(super) fn those_that_work<T>(
+    found: impl IntoIterator<Item = Result<T, NoGpu>>,
+) -> Result<Vec<T>, NoGpu> {
+    let (mut working, mut reasons) = (Vec::new(), Vec::new());
+    for found in found {
+        match found {
+            Ok(found) => working.push(found),
+            Err(NoGpu(reason)) => {
+                tracing::warn!(%reason, "a GPU is left out");
+                reasons.push(reason);
+            }
+        }
+    }
+    if working.is_empty() && !reasons.is_empty() {
+        return Err(NoGpu(reasons.join("; ")));
+    }
+    Ok(working)
 }
 
 /// CUDA's version that the driver is for, as the driver has it: 13000.
@@ -83,6 +111,7 @@ fn facts(ordinal: i32) -> Result<DeviceFacts, result::DriverError> {
             .unwrap_or(1),
         // SAFETY: as above.
         memory_bytes: unsafe { result::device::total_mem(device)? },
+        _probed: Probed,
     })
 }
 
@@ -128,6 +157,7 @@ mod tests {
             capability,
             multiprocessors: 40,
             memory_bytes: 16 << 30,
+            _probed: Probed,
         }
     }
 
@@ -144,6 +174,19 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn one_that_does_not_work_is_left_out() {
+        let broken = |name: &str| Err(NoGpu(format!("{name} is broken")));
+        let found = [broken("A"), Ok(1), broken("B"), Ok(2)];
+        assert_eq!(those_that_work(found), Ok(vec![1, 2]));
+        let none = [broken("A"), broken("B")];
+        assert_eq!(
+            those_that_work::<u8>(none),
+            Err(NoGpu("A is broken; B is broken".into()))
+        );
+        assert_eq!(those_that_work::<u8>([]), Ok(vec![]));
     }
 
     #[test]

@@ -23,9 +23,12 @@ pub struct CudaRecording {
     context: Arc<Context>,
 }
 
-// SAFETY: a stream may be used from any thread in which its context is current.
+// SAFETY: the driver ties a stream to its context, not to a thread, and every method makes the context
+// current in the calling thread first. A capture, which is a thread's, begins and ends in one call.
 unsafe impl Send for CudaQueue {}
-// SAFETY: a graph may be used from any thread, one at a time; its queue is behind `&`, not shared.
+// SAFETY: the driver ties an instantiated graph to its context, not to a thread, and asks only that two
+// threads don't use one at the same time. None can: this is not `Sync` (a raw pointer), so `replay` has
+// its `&` in the one thread that owns it or has borrowed it from there, and `drop` is its last use.
 unsafe impl Send for CudaRecording {}
 
 impl CudaQueue {
@@ -83,8 +86,11 @@ impl CudaQueue {
                 .try_for_each(|launch| self.launch_entered(launch));
             // Ended in any case, or the stream could not be used any more.
             let graph = result::stream::end_capture(self.stream).map_err(named("ending a graph"));
-            launched?;
-            graph
+            if let (Err(fault), Ok(graph)) = (&launched, &graph) {
+                let _ = result::graph::destroy(*graph);
+                return Err(fault.clone());
+            }
+            launched.and(graph)
         }
     }
 }

@@ -57,7 +57,9 @@ impl EmulatedMachine {
     }
 }
 
-impl Machine for EmulatedMachine {
+// SAFETY: memory is a block of its own, of the asked length and aligned to 256 bytes behind its guard;
+// staging is boxed; all work is done, or dropped with the queue, when `finish` returns.
+unsafe impl Machine for EmulatedMachine {
     type Memory = Memory;
     type Staging = Box<[u8]>;
     type Queue = LazyQueue;
@@ -94,7 +96,8 @@ unsafe impl Send for Memory {}
 // SAFETY: kernels write it through its address only while the one queue that uses it is waited for.
 unsafe impl Sync for Memory {}
 
-impl DeviceMemory for Memory {
+// SAFETY: the block is where it is until dropped.
+unsafe impl DeviceMemory for Memory {
     fn address(&self) -> Address {
         Memory::address(self)
     }

@@ -36,12 +36,11 @@ impl Memory {
     /// Room for `count` numbers that nobody has written.
     pub(crate) fn poisoned<T: Plain>(count: usize) -> Self {
         let bytes = count * size_of::<T>();
-        // SAFETY: the layout is not of size zero, and the block is filled over its whole length.
-        let block = unsafe {
-            let block = std::alloc::alloc(Self::layout(bytes));
-            block.write_bytes(POISON, Self::layout(bytes).size());
-            NonNull::new(block).expect("memory")
-        };
+        let layout = Self::layout(bytes);
+        // SAFETY: the layout is not of size zero.
+        let block = NonNull::new(unsafe { std::alloc::alloc(layout) }).expect("memory");
+        // SAFETY: the block has the layout's length.
+        unsafe { block.write_bytes(POISON, layout.size()) };
         Self { block, bytes }
     }
 
