@@ -22,6 +22,7 @@ setup:
 lint:
 	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
+	cargo clippy --release --package vectide-cuda --features verify --all-targets -- -D warnings
 
 test:
 	@scripts/setup.sh test

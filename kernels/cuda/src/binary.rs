@@ -67,6 +67,24 @@ mod tests {
         assert_eq!(KERNELS.as_ptr() as usize % 16, 0);
     }
 
+    /// Other flags make another binary of the same sources.
+    #[test]
+    fn the_binary_is_that_of_the_script_s_compiler_and_flags() {
+        let hint = "compiler or flags were changed: run scripts/cuda_compile.sh";
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/cuda_compile.sh");
+        let script = std::fs::read_to_string(path).unwrap();
+        let between = |start: &str, end: &str| {
+            let (_, behind) = script.split_once(start).unwrap();
+            let words = behind.split_once(end).unwrap().0.split_whitespace();
+            words.collect::<Vec<_>>().join(" ")
+        };
+        let stated = |name: &str| MANIFEST.lines().find_map(|line| line.strip_prefix(name));
+        let compiler = between("\ncompiler=", "\n");
+        assert_eq!(stated("compiler "), Some(compiler.as_str()), "{hint}");
+        let flags = between("\nflags=(", ")");
+        assert_eq!(stated("flags "), Some(flags.as_str()), "{hint}");
+    }
+
     #[test]
     fn kernels_are_named_once() {
         let names: Vec<&str> = kernel_names().collect();
