@@ -250,6 +250,25 @@ fn hybrid_hits_say_both_of_their_scores() {
 }
 
 #[test]
+fn groups_are_filled_by_words_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut rows = rows();
+    let paragraph = |at: usize| format!("The quasar of part {at} is told. ").repeat(30);
+    let text: Vec<String> = (0..6).map(paragraph).collect();
+    rows[7]["text"] = json!(text.join("\n\n"));
+    let (running, ..) = start(directory.path(), &rows);
+    for mode in ["vector", "keyword", "hybrid"] {
+        let answer = ask(
+            &running,
+            &json!({"text": "quasar", "k": 1, "mode": mode, "group_by": "document", "group_size": 5}),
+        );
+        assert_eq!(documents(&answer), BTreeSet::from(["doc7".to_owned()]));
+        let hits = answer["hits"].as_array().unwrap();
+        assert_eq!(hits.len(), 5, "{mode}: {answer}");
+    }
+}
+
+#[test]
 fn what_the_index_does_not_keep_is_refused_with_the_way_out() {
     let directory = tempfile::tempdir().unwrap();
     let (running, ..) = start(directory.path(), &rows());

@@ -78,8 +78,9 @@ server: {{listen: "127.0.0.1:{port}"}}
     let keyword = measured(ModeField::Keyword);
     let hybrid = measured(ModeField::Hybrid);
     assert!(vector > 0.80 && keyword > 0.80, "{vector} {keyword}");
+    // Over the whole set it beats both (the benchmark); of so few queries that can't be said.
     assert!(
-        hybrid > vector.min(keyword),
+        hybrid > vector.max(keyword) - 0.01,
         "{hybrid} of {vector} and {keyword}"
     );
 }

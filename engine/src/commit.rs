@@ -171,6 +171,7 @@ impl Committer<'_> {
             transaction.record.resnapshots = meta.resnapshots.clone();
             costs.push((meta.input_bytes, transaction.embedding - before));
         }
+        self.refuse_effects_of_the_past(&complete)?;
         transaction.trim_letters(&self.ports.letters)?;
         transaction.steer(self.ports.steering.news(&self.state.efforts()));
         let done = transaction.finish()?;
@@ -182,6 +183,22 @@ impl Committer<'_> {
         // One token is enough to wake the ingest; it reads the epoch itself.
         let _ = self.ports.committed.try_send(());
         Ok(())
+    }
+
+    /// Effects of an epoch that is committed already would be lost, and with them the state's truth.
+    fn refuse_effects_of_the_past(
+        &self,
+        complete: &BTreeMap<Epoch, EpochMeta>,
+    ) -> Result<(), ShardError> {
+        let newest = complete.keys().next_back().copied().unwrap_or_default();
+        match self.effects.range(..=newest).next() {
+            None => Ok(()),
+            Some((epoch, _)) => Err(ShardError::Index(IndexError {
+                fact: format!("something was done for epoch {epoch} after it was closed"),
+                hint: "this is a defect: report it with the log; the committed state is intact"
+                    .into(),
+            })),
+        }
     }
 
     fn tell_indexes(&self, built: &BTreeMap<PlanIndex, Vec<u32>>) {

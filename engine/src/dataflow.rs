@@ -134,7 +134,9 @@ pub(crate) fn build(scope: Scope<'_, Epoch>, parts: &Parts, worker: usize, worke
                 state: state.clone(),
             };
             let shards = own_shards(index, worker, workers);
-            effects.extend(index_effects(documents.clone(), index, stage, shards));
+            let documents = documents.clone();
+            let of_index = index_effects(documents, index, stage, shards, parts.first_epoch);
+            effects.extend(of_index);
         }
     }
     let progress = parts.progress.clone();
@@ -235,6 +237,7 @@ fn index_effects<'scope>(
     parts: &IndexParts,
     stage: EmbedStage,
     shards: OwnedShards,
+    first_epoch: Epoch,
 ) -> Vec<Effects<'scope>> {
     let number = stage.index;
     let chunked = chunk_documents(
@@ -259,6 +262,6 @@ fn index_effects<'scope>(
         document_effects(whole, number),
         failure_effects(failures),
         notes,
-        index(vectors, number, shards),
+        index(vectors, number, shards, first_epoch),
     ]
 }

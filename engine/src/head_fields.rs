@@ -8,7 +8,7 @@
 use crate::hits::Held;
 use crate::state::{chunk_key, shard_state};
 use std::collections::HashMap;
-use vectide_model::{Attributes, IndexRow, RowFields, ShardState, StoreError, StoreRead, Table};
+use vectide_model::{IndexRow, ShardState, StoreError, StoreRead, Table};
 use vectide_operators::{FieldPlan, WordCache};
 
 /// The committed state of a shard with the fields of its head's rows.
@@ -22,44 +22,30 @@ pub(crate) fn shard_state_with_fields(
     if fields.is_empty() {
         return Ok(state);
     }
-    let mut documents = Documents {
-        read,
-        index,
-        fields,
-        held: HashMap::new(),
-        words: WordCache::default(),
-    };
-    for row in &mut state.head {
-        row.fields = documents.fields_of(row)?;
+    // By document, so that each is read once and its text is held no longer.
+    let mut of_documents: HashMap<Vec<u8>, Vec<usize>> = HashMap::new();
+    for (at, row) in state.head.iter().enumerate() {
+        let document = read.get(Table::Chunks, &chunk_key(index, &row.chunk))?;
+        let rows = of_documents.entry(document.ok_or_else(|| lost(row))?);
+        rows.or_default().push(at);
+    }
+    let mut words = WordCache::default();
+    for (document, rows) in of_documents {
+        let document = String::from_utf8_lossy(&document).into_owned();
+        let held = Held::read(read, index, &document)?;
+        let held = held.ok_or_else(|| lost(&state.head[rows[0]]))?;
+        let attributes = fields.attributes(&held.record.metadata);
+        for at in rows {
+            let row = &mut state.head[at];
+            let mut chunks = held.record.chunks.iter();
+            let chunk = chunks.find(|chunk| chunk.id == row.chunk);
+            let text = held.text_of(chunk.ok_or_else(|| lost(row))?)?;
+            row.fields = fields.of_chunk(attributes.clone(), text, &mut words);
+        }
     }
     Ok(state)
 }
 
-struct Documents<'a> {
-    read: &'a dyn StoreRead,
-    index: &'a str,
-    fields: &'a FieldPlan,
-    /// Each read once, however many of its chunks are in the head.
-    held: HashMap<String, (Held, Attributes)>,
-    words: WordCache,
-}
-
-impl Documents<'_> {
-    fn fields_of(&mut self, row: &IndexRow) -> Result<RowFields, StoreError> {
-        let lost = || StoreError::Refused(format!("chunk {} has no document", row.chunk));
-        let key = chunk_key(self.index, &row.chunk);
-        let id = self.read.get(Table::Chunks, &key)?.ok_or_else(lost)?;
-        let id = String::from_utf8_lossy(&id).into_owned();
-        if !self.held.contains_key(&id) {
-            let held = Held::read(self.read, self.index, &id)?.ok_or_else(lost)?;
-            let attributes = self.fields.attributes(&held.record.metadata);
-            self.held.insert(id.clone(), (held, attributes));
-        }
-        let (held, attributes) = &self.held[&id];
-        let mut chunks = held.record.chunks.iter();
-        let chunk = chunks.find(|chunk| chunk.id == row.chunk);
-        let text = held.text_of(chunk.ok_or_else(lost)?)?;
-        let attributes = attributes.clone();
-        Ok(self.fields.of_chunk(attributes, text, &mut self.words))
-    }
+fn lost(row: &IndexRow) -> StoreError {
+    StoreError::Refused(format!("chunk {} has no document", row.chunk))
 }

@@ -13,9 +13,9 @@ use vectide_model::{
 /// tenth place of one is not missed where the other has it in its first hundred.
 pub(crate) const CANDIDATES_MIN: usize = 100;
 
-/// Different words of a query that are looked for: the first so many, more than any question has. Rows of all of
-/// them are held while it is answered.
-const TERMS_MAX: usize = 256;
+/// Different words of a query that are looked for: the first so many, more than questions have. Rows of all of
+/// them are held while it is answered, 8 bytes each: some 100 MB if each stands in a fifth of a million rows.
+const TERMS_MAX: usize = 64;
 
 /// A chunk in the order of an answer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -130,8 +130,8 @@ impl<'a> Keywords<'a> {
 fn reciprocal_ranks(rankings: [&Found; 2], k: f32) -> HashMap<ChunkId, f32> {
     let mut fused = HashMap::new();
     for ranking in rankings {
-        for (hit, rank) in ranking.hits.iter().zip(1_u16..) {
-            *fused.entry(hit.chunk).or_default() += 1.0 / (k + f32::from(rank));
+        for (hit, rank) in ranking.hits.iter().zip(1_u32..) {
+            *fused.entry(hit.chunk).or_default() += 1.0 / (k + rank as f32);
         }
     }
     fused
@@ -172,6 +172,25 @@ mod tests {
         let of = |id: u8| fused[&ChunkId([id; 16])];
         assert!(of(2) > of(1) && of(1) == of(3));
         assert!((of(2) - 2.0 / 62.0).abs() < 1e-7);
+    }
+
+    #[test]
+    fn rankings_may_be_long() {
+        let chunk = |at: u32| {
+            let mut id = [0; 16];
+            id[..4].copy_from_slice(&at.to_le_bytes());
+            ChunkId(id)
+        };
+        let hits = (0..70_000).map(|at| ScoredChunk {
+            chunk: chunk(at),
+            score: 0.0,
+        });
+        let long = Found {
+            hits: hits.collect(),
+            is_partial: false,
+        };
+        let fused = reciprocal_ranks([&long, &Found::default()], 60.0);
+        assert!(fused[&chunk(69_999)] < fused[&chunk(0)]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::hybrid::{CANDIDATES_MIN, Keywords, Ranked, Ranking};
 use crate::plan::PlannedIndex;
 use crate::service::unreadable;
 use crate::snapshot::Published;
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::Instant;
 use vectide_model::{
     ChunkId, Found, Hit, Mode, Query, QueryError, QueryInput, ScoredChunk, Search, StoreError,
@@ -154,24 +154,24 @@ impl Asked<'_> {
         let shards = &self.published.indexes[index].shards;
         let chunks: usize = shards.iter().map(|shard| shard.rows()).sum();
         let mut wanted = query.k.saturating_mul(CHUNKS_PER_DOCUMENT);
-        let (ranking, best) = loop {
+        // By vectors all chunks of a document can be scored; what is ranked otherwise has to be found.
+        let found_of_each = if query.mode == Mode::Vector { 1 } else { size };
+        let (ranking, groups) = loop {
             let ranking = rank(wanted);
             let is_all = ranking.hits.len() < wanted || wanted >= chunks || ranking.is_partial;
-            let best = best_of_documents(fetch, &ranking.hits, query.k)?;
-            if is_all || best.len() >= query.k {
-                break (ranking, best);
+            let groups = groups(fetch, &ranking.hits, query.k, found_of_each)?;
+            let is_full = groups.iter().all(|(_, hits)| hits.len() >= found_of_each);
+            if is_all || (groups.len() >= query.k && (is_full || wanted >= Query::K_MAX)) {
+                break (ranking, groups);
             }
             wanted = wanted.saturating_mul(CHUNKS_GROWTH);
         };
-        let mut hits = Vec::with_capacity(best.len() * size);
-        for (document, best) in best {
-            if size == 1 {
-                hits.push(best);
-            } else if query.mode == Mode::Vector {
+        let mut hits = Vec::with_capacity(groups.len() * size);
+        for (document, found) in groups {
+            if found_of_each < size {
                 hits.extend(self.best_chunks(fetch, index, vector, &document, size)?);
             } else {
-                let of_document = chunks_among(fetch, &ranking.hits, &document)?;
-                hits.extend(of_document.into_iter().take(size));
+                hits.extend(found);
             }
         }
         Ok(Ranking {
@@ -209,29 +209,29 @@ fn is_alike(a: &Query, b: &Query) -> bool {
     a.index == b.index && shape(a) == shape(b) && a.filter == b.filter
 }
 
-/// The first `k` documents of hits, each with its best one.
-fn best_of_documents(
+/// A document's id and hits.
+type Group = (Vec<u8>, Vec<Ranked>);
+
+/// The first `k` documents of hits, each with its first `size` of them.
+fn groups(
     fetch: &Fetch<'_>,
     hits: &[Ranked],
     k: usize,
-) -> Result<Vec<(Vec<u8>, Ranked)>, StoreError> {
-    let (mut seen, mut best) = (HashSet::new(), Vec::new());
+    size: usize,
+) -> Result<Vec<Group>, StoreError> {
+    let mut places: HashMap<Vec<u8>, usize> = HashMap::new();
+    let mut groups: Vec<Group> = Vec::new();
     for hit in hits {
         let document = fetch.document_of(&hit.chunk)?;
-        if best.len() < k && seen.insert(document.clone()) {
-            best.push((document, *hit));
+        let place = places.get(&document).copied();
+        match place {
+            Some(at) if groups[at].1.len() < size => groups[at].1.push(*hit),
+            None if groups.len() < k => {
+                places.insert(document.clone(), groups.len());
+                groups.push((document, vec![*hit]));
+            }
+            _ => {}
         }
     }
-    Ok(best)
-}
-
-/// Those of the hits that are of a document.
-fn chunks_among(
-    fetch: &mut Fetch<'_>,
-    hits: &[Ranked],
-    document: &[u8],
-) -> Result<Vec<Ranked>, StoreError> {
-    let chunks: HashSet<ChunkId> = fetch.chunks_of(document)?.into_iter().collect();
-    let of_document = hits.iter().filter(|hit| chunks.contains(&hit.chunk));
-    Ok(of_document.copied().collect())
+    Ok(groups)
 }

@@ -6,7 +6,7 @@
 //!
 //! Invariant: two chunks are the same record exactly when they have the same id, and with it the same text,
 //! from which it is made, and the same attributes: one whose attributes alone have changed goes and comes,
-//! with the vector that is remembered.
+//! with the vector that is remembered (or made again where that was forgotten).
 
 use crate::committed::CommittedState;
 use crate::effect::PlanIndex;

@@ -19,19 +19,21 @@ pub type OwnedShards = HashMap<u32, Box<dyn VectorIndex>>;
 /// Applies vectors to the shards and emits each changed shard's state once an epoch is complete.
 /// A shard belongs to the worker of the number `shard % workers`.
 ///
-/// A shard that has been made better in the background is closed with the newest complete epoch, too, if
-/// that has nothing for any of the worker's shards: so an index that has stopped changing takes in what
-/// its builders have finished with the next empty epoch.
+/// A shard that has been made better in the background is closed with the newest complete epoch, too,
+/// whether that changes it or not: so an index that has stopped changing takes in what its builders have
+/// finished with the next empty epoch. No epoch before `first_epoch` is closed: those are committed.
 pub fn index<'scope>(
     vectors: Stream<'scope, Epoch, Vec<ChunkVector>>,
     index: PlanIndex,
     mut shards: OwnedShards,
+    first_epoch: Epoch,
 ) -> Stream<'scope, Epoch, Vec<Effect>> {
     vectors
         .unary_frontier(
             Exchange::new(|vector: &ChunkVector| u64::from(vector.shard)),
             "index",
-            move |capability, _info| {
+            move |mut capability, _info| {
+                capability.downgrade(&first_epoch);
                 let mut open = BTreeMap::new();
                 // Of the first epoch that is not complete; given back at the end.
                 let mut next_epoch = Some(capability);
@@ -49,28 +51,36 @@ pub fn index<'scope>(
                     });
                     let next = frontier.frontier().first().copied();
                     let is_complete = |epoch: Epoch| next.is_none_or(|next| epoch < next);
-                    let mut applied = None;
+                    let newest = next.and_then(|next| next.checked_sub(1));
+                    let mut taken_in_at = None;
                     while let Some(entry) = open.first_entry() {
-                        if !is_complete(*entry.key()) {
+                        let epoch = *entry.key();
+                        if !is_complete(epoch) {
                             break;
                         }
-                        applied = Some(*entry.key());
                         let (capability, vectors) = entry.remove();
-                        let effects = apply(index, &mut shards, vectors);
+                        let mut effects = apply(index, &mut shards, vectors);
+                        if Some(epoch) == newest {
+                            taken_in_at = newest;
+                            effects.extend(take_in(index, &mut shards));
+                        }
                         output
                             .session(&capability)
                             .give_iterator(effects.into_iter());
                     }
                     next_epoch = next_epoch.take().zip(next).map(|(mut held, next)| {
                         // An earlier epoch than the newest could come before one that is applied already.
-                        let newest = next.checked_sub(1).filter(|newest| newest >= held.time());
-                        if let Some(newest) = newest.filter(|newest| applied != Some(*newest)) {
+                        let newest =
+                            newest.filter(|it| it >= held.time() && taken_in_at != Some(*it));
+                        if let Some(newest) = newest {
                             let effects = take_in(index, &mut shards);
                             output
                                 .session(&held.delayed(&newest))
                                 .give_iterator(effects.into_iter());
                         }
-                        held.downgrade(&next);
+                        if next > *held.time() {
+                            held.downgrade(&next);
+                        }
                         held
                     });
                 }

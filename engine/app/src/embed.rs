@@ -13,7 +13,7 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
-use vectide_model::{EmbedConfig, Embedder, Lane, OpenContext};
+use vectide_model::{EmbedConfig, Embedder, Lane, OpenContext, TokenCounter};
 
 /// Texts of a call: as many as fill the embedder's batches.
 const TEXTS_PER_CALL: usize = 32;
@@ -77,11 +77,12 @@ pub fn embed(job: &Job) -> Result<(), Failure> {
         if texts.is_empty() {
             break;
         }
-        for vector in embed_all(&*embedder, job.lane, &texts)? {
+        let (made, tokens) = embed_all(&*embedder, &*counter, job.lane, &texts)?;
+        for vector in made {
             vectors.push(&vector)?;
         }
         report.texts += texts.len();
-        report.tokens += texts.iter().map(|it| counter.count(it)).sum::<usize>();
+        report.tokens += tokens;
         report.seconds = start.elapsed().as_secs_f64();
         report.tokens_per_second = report.tokens as f64 / report.seconds;
         bar.set_position(report.texts as u64);
@@ -119,22 +120,25 @@ fn progress() -> ProgressBar {
     bar
 }
 
-/// The vectors of texts, in order, computed on as many threads as the embedder wants.
+/// The vectors of texts, in order, and how many tokens they have, computed on as many threads as the embedder
+/// wants.
 fn embed_all(
     embedder: &dyn Embedder,
+    counter: &dyn TokenCounter,
     lane: Lane,
     texts: &[String],
-) -> Result<Vec<Vec<f32>>, Failure> {
+) -> Result<(Vec<Vec<f32>>, usize), Failure> {
     let calls: Vec<&[String]> = texts.chunks(TEXTS_PER_CALL).collect();
     let threads = embedder.bulk_threads().max(1);
     let share = calls.len().div_ceil(threads);
     let of_calls = |calls: &[&[String]]| {
-        let mut vectors = Vec::new();
+        let (mut vectors, mut tokens) = (Vec::new(), 0);
         for call in calls {
             let texts: Vec<&str> = call.iter().map(String::as_str).collect();
             vectors.extend(embedder.embed(lane, &texts)?);
+            tokens += texts.iter().map(|it| counter.count(it)).sum::<usize>();
         }
-        Ok::<_, vectide_model::EmbedError>(vectors)
+        Ok::<_, vectide_model::EmbedError>((vectors, tokens))
     };
     let parts: Vec<_> = std::thread::scope(|scope| {
         let parts = calls
@@ -143,12 +147,14 @@ fn embed_all(
         let parts: Vec<_> = parts.collect();
         parts.into_iter().map(|part| part.join()).collect()
     });
-    let mut vectors = Vec::with_capacity(texts.len());
+    let (mut vectors, mut tokens) = (Vec::with_capacity(texts.len()), 0);
     for part in parts {
         let part = part.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        vectors.extend(part.map_err(|error| Failure::new(error.to_string()))?);
+        let (made, of_part) = part?;
+        vectors.extend(made);
+        tokens += of_part;
     }
-    Ok(vectors)
+    Ok((vectors, tokens))
 }
 
 /// Bytes of the header, which says how many rows there are and so is written twice.

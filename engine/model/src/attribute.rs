@@ -57,10 +57,25 @@ pub(crate) fn key(field: &str, value: &Value) -> Option<AttributeKey> {
     match value {
         Value::Bool(is_set) => key.push(u8::from(*is_set)),
         Value::Number(number) => key.extend(number_bytes(number)),
-        Value::String(text) => key.extend_from_slice(text.as_bytes()),
+        Value::String(text) => key.extend(text_bytes(text)),
         Value::Null | Value::Array(_) | Value::Object(_) => return None,
     }
     Some(key.into())
+}
+
+/// Bytes of a text that are in its key: longer ones are no values that somebody filters by, and each would be kept
+/// for its segment.
+const TEXT_BYTES_MAX: usize = 256;
+
+/// The text, or its beginning and a hash of it all: equal texts are found, and those with a short beginning.
+fn text_bytes(text: &str) -> Vec<u8> {
+    match text.as_bytes().get(..TEXT_BYTES_MAX) {
+        Some(start) if text.len() > TEXT_BYTES_MAX => {
+            let hash = blake3::hash(text.as_bytes());
+            [start, &hash.as_bytes()[..16]].concat()
+        }
+        _ => text.as_bytes().to_vec(),
+    }
 }
 
 /// The number as the nearest 64-bit float, then what a whole number is greater than that: both with their
@@ -163,6 +178,14 @@ mod tests {
             Attributes::of("no json", &["lang".into()]),
             Attributes::default()
         );
+    }
+
+    #[test]
+    fn long_texts_have_short_keys() {
+        let long = |end: &str| key("n", &json!(format!("{}{end}", "x".repeat(5_000)))).unwrap();
+        assert!(long("a").len() < 300);
+        assert_eq!(long("a"), long("a"));
+        assert_ne!(long("a"), long("b"));
     }
 
     #[test]

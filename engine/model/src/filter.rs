@@ -11,7 +11,8 @@ use crate::attribute::{AttributeKey, Attributes, Kind, field_bound, key, kind_bo
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
-/// Conditions of a filter at most, each value of `$in` counted: each is looked up in every segment.
+/// Conditions of a filter at most, filters within it and each value of `$in` counted: each is looked up in every
+/// segment.
 const CONDITIONS_MAX: usize = 1_024;
 /// Filters within filters at most.
 const DEPTH_MAX: usize = 16;
@@ -142,6 +143,7 @@ impl Parse {
     }
 
     fn filter(&mut self, value: &Value, depth: usize) -> Result<Filter, FilterError> {
+        self.count()?;
         if depth > DEPTH_MAX {
             let fact = format!("filters are nested more than {DEPTH_MAX} deep");
             return error(fact, "send a flatter one");
@@ -242,6 +244,7 @@ impl Parse {
     }
 
     fn one_of(&mut self, field: &str, name: &str, value: &Value) -> Result<Filter, FilterError> {
+        self.count()?;
         let Value::Array(values) = value else {
             let fact = format!("`{name}` of `{field}` has no array");
             return error(fact, "send an array of values");
@@ -365,6 +368,14 @@ mod tests {
             (json!({"a": {"$prefix": 1}}), "`$prefix` of `a` is 1"),
             (json!({"a": {"$exists": 1}}), "`$exists` of `a` is 1"),
             (json!({"a": {"$in": many}}), "more than 1024 conditions"),
+            (
+                json!({"$or": vec![json!({}); 2_000]}),
+                "more than 1024 conditions",
+            ),
+            (
+                json!({"$or": vec![json!({"a": {"$in": []}}); 2_000]}),
+                "more than 1024",
+            ),
             (deep, "nested more than 16"),
             (json!({ "a": deep_field }), "nested more than 16"),
         ] {

@@ -53,11 +53,17 @@ fn probes(effort: Effort, lists: usize, live: usize, share: f32) -> usize {
     (probes.ceil() as usize).clamp(1, lists.max(1))
 }
 
+/// Whether a filter leaves so few rows that all are scored.
+pub(crate) fn are_few(live: usize, unfiltered: usize) -> bool {
+    live <= EXACT_ROWS && live.saturating_mul(EXACT_SHARE) <= unfiltered
+}
+
 /// Rows whose score is computed for `k` hits among this share of the rows.
 fn depth(effort: Effort, k: usize, share: f32) -> usize {
     let narrowed = (share / FULL_DEPTH_SHARE).sqrt().min(1.0);
     let for_ten = (NOMINAL_DEPTH * narrowed * effort.factor().sqrt()).ceil() as usize;
-    for_ten.saturating_add(k.saturating_sub(10).saturating_mul(DEPTH_PER_HIT))
+    let for_more = k.saturating_sub(10).saturating_mul(DEPTH_PER_HIT);
+    for_ten.saturating_add(for_more).max(k)
 }
 
 /// A segment of the generation that is searched.
@@ -141,8 +147,7 @@ pub(crate) fn search(
     let unfiltered: usize = segments.iter().map(|it| it.live_unfiltered).sum();
     let share = live as f32 / unfiltered.max(1) as f32;
     let depth = depth(effort, k, share);
-    let are_few = live <= EXACT_ROWS && live.saturating_mul(EXACT_SHARE) <= unfiltered;
-    if live <= depth || are_few {
+    if live <= depth || are_few(live, unfiltered) {
         for segment in segments {
             let tops = from_mut(&mut *top);
             segment

@@ -186,7 +186,7 @@ impl TermMatches for Matches<'_> {
         let mut budget = Budget::new(search.until);
         let mut top = Top::new(k);
         let filter = search.filter.as_deref();
-        let segments = self.shard.segments_for(filter);
+        let segments = self.shard.segments_for(filter, &mut budget);
         let mut scores = vec![0.0; WINDOW];
         for (held, rows_of) in segments.iter().zip(&self.segments) {
             self.add_segment((held, rows_of), scale, (&mut scores, &mut top), &mut budget);

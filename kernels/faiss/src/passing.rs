@@ -4,6 +4,7 @@
 //! next query with the same filter.
 
 use crate::bitmap::Bitmap;
+use crate::budget::Budget;
 use crate::postings::{Postings, words_of};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -17,19 +18,27 @@ const KEPT: usize = 8;
 pub(crate) struct PassingCache(Mutex<VecDeque<(Filter, Arc<[u64]>)>>);
 
 impl PassingCache {
-    /// The rows of `live` that pass. Without postings no row of the segment has an attribute.
+    /// The rows of `live` that pass; none when the time is up before they are known. Without postings no row
+    /// of the segment has an attribute.
     pub(crate) fn passing(
         &self,
         filter: &Filter,
         attributes: Option<&Postings>,
         live: &Bitmap,
+        budget: &mut Budget,
     ) -> Bitmap {
+        let words = words_of(live.rows());
         let set = self.known(filter).unwrap_or_else(|| {
-            let rows = Rows {
+            let mut rows = Rows {
                 attributes,
-                words: words_of(live.rows()),
+                words,
+                budget,
+                is_cut: false,
             };
             let set: Arc<[u64]> = rows.of(filter).into();
+            if rows.is_cut {
+                return vec![0; words].into();
+            }
             self.keep(filter, &set);
             set
         });
@@ -54,18 +63,24 @@ impl PassingCache {
     }
 }
 
-struct Rows<'a> {
+/// Keys looked up between two looks at the clock.
+const KEYS_BETWEEN_LOOKS: usize = 4_096;
+
+struct Rows<'a, 'b> {
     attributes: Option<&'a Postings>,
     words: usize,
+    budget: &'b mut Budget,
+    /// Whether time was up before all was known.
+    is_cut: bool,
 }
 
-impl Rows<'_> {
+impl Rows<'_, '_> {
     fn none(&self) -> Vec<u64> {
         vec![0; self.words]
     }
 
     /// The rows that pass, and perhaps bits behind the last row.
-    fn of(&self, filter: &Filter) -> Vec<u64> {
+    fn of(&mut self, filter: &Filter) -> Vec<u64> {
         match filter {
             Filter::Within(_) | Filter::Any(_) => {
                 let mut set = self.none();
@@ -73,12 +88,12 @@ impl Rows<'_> {
                 set
             }
             Filter::All(filters) => {
-                let mut sets = filters.iter().map(|it| self.of(it));
-                let first = sets.next().unwrap_or_else(|| vec![u64::MAX; self.words]);
-                sets.fold(first, |mut all, set| {
-                    all.iter_mut().zip(set).for_each(|(word, of)| *word &= of);
-                    all
-                })
+                let mut all = vec![u64::MAX; self.words];
+                for filter in filters {
+                    let of = self.of(filter);
+                    all.iter_mut().zip(of).for_each(|(word, of)| *word &= of);
+                }
+                all
             }
             Filter::Not(filter) => {
                 let mut set = self.of(filter);
@@ -89,14 +104,20 @@ impl Rows<'_> {
     }
 
     /// Adds the rows that pass.
-    fn add(&self, filter: &Filter, set: &mut [u64]) {
+    fn add(&mut self, filter: &Filter, set: &mut [u64]) {
         match filter {
             Filter::Within(range) => {
                 let Some(attributes) = self.attributes else {
                     return;
                 };
                 let keys = attributes.between(&range.from, &range.to);
-                keys.for_each(|key| attributes.add_to(key, set));
+                for (count, key) in keys.enumerate() {
+                    if count.is_multiple_of(KEYS_BETWEEN_LOOKS) && self.budget.is_over() {
+                        self.is_cut = true;
+                        return;
+                    }
+                    attributes.add_to(key, set);
+                }
             }
             Filter::Any(filters) => filters.iter().for_each(|it| self.add(it, set)),
             Filter::All(_) | Filter::Not(_) => {

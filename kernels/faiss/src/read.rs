@@ -103,13 +103,17 @@ impl ShardRead {
     }
 
     /// The segments with the rows that may be hits.
-    pub(crate) fn segments_for(&self, filter: Option<&Filter>) -> Cow<'_, [Held]> {
+    pub(crate) fn segments_for(
+        &self,
+        filter: Option<&Filter>,
+        budget: &mut Budget,
+    ) -> Cow<'_, [Held]> {
         let Some(filter) = filter else {
             return Cow::Borrowed(&self.segments);
         };
         let narrowed = self.segments.iter().map(|held| Held {
             segment: held.segment.clone(),
-            live: Arc::new(held.segment.passing(filter, &held.live)),
+            live: Arc::new(held.segment.passing(filter, &held.live, budget)),
             narrowed_from: Some(held.live.live()),
             term_totals: held.term_totals,
         });
@@ -129,7 +133,7 @@ impl ShardRead {
         }
         let mut tops: Vec<Top> = queries.iter().map(|_| Top::new(k)).collect();
         let filter = search.filter.as_deref();
-        let segments = self.segments_for(filter);
+        let segments = self.segments_for(filter, budget);
         match search.effort {
             Some(effort) => search_segments(&segments, queries, (k, effort), &mut tops, budget),
             None => {
@@ -156,6 +160,11 @@ fn search_segments(
 ) {
     let others = |held: &&Held| held.live.live() > 0 && held.segment.generation().is_none();
     for held in segments.iter().filter(others) {
+        let unfiltered = held.narrowed_from.unwrap_or(held.live.live());
+        if coded::are_few(held.live.live(), unfiltered) {
+            held.segment.scan(queries, &held.live, tops, budget);
+            continue;
+        }
         for (query, top) in queries.iter().zip(&mut *tops) {
             held.segment.search(query, k, &held.live, top, budget);
         }

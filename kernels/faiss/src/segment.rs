@@ -280,9 +280,10 @@ impl Segment {
     }
 
     /// The live rows that pass a filter.
-    pub(crate) fn passing(&self, filter: &Filter, live: &Bitmap) -> Bitmap {
+    pub(crate) fn passing(&self, filter: &Filter, live: &Bitmap, budget: &mut Budget) -> Bitmap {
         let attributes = self.keys.attributes.as_ref();
-        self.keys.passing.passing(filter, attributes, live)
+        let cache = &self.keys.passing;
+        cache.passing(filter, attributes, live, budget)
     }
 
     /// Terms of a row, 0 where it has none.

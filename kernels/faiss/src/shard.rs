@@ -427,6 +427,10 @@ impl Shard {
         let planned = planned.or_else(|| is_training_due.then(first));
         let planned = planned.or_else(|| is_idle.then(|| tiers::plan_idle(&sizes)).flatten());
         let Some(chosen) = planned else {
+            // What is worth doing when nothing changes is looked for again, in an epoch without changes.
+            if self.has_changed && self.frozen.is_empty() && tiers::plan_idle(&sizes).is_some() {
+                self.has_news.store(true, Ordering::Release);
+            }
             return Ok(());
         };
         let inputs: Vec<Held> = chosen.into_iter().map(|at| alive[at].clone()).collect();

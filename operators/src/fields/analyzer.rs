@@ -19,7 +19,7 @@ use xxhash_rust::xxh3::xxh3_64;
 /// Names the way terms are made; a change of it needs another number, since states hold terms.
 const VERSION: u32 = 1;
 
-/// Words that a cache remembers: 4 MB of them, most of what a corpus says again and again.
+/// Words that a cache remembers: some 4 MB of them, 20 at most, and most of what a corpus says again and again.
 const CACHE_WORDS: usize = 65_536;
 
 /// Bytes of the longest word: what is longer is no word that anybody asks for, and is cut.
@@ -95,6 +95,7 @@ impl Analyzer {
                 run.add(start, word, &mut terms);
                 continue;
             }
+            let word = cut(word);
             if let Some(known) = cache.terms.get(word) {
                 terms.extend(known);
                 continue;
@@ -111,7 +112,6 @@ impl Analyzer {
     }
 
     fn term(&self, word: &str, stemmer: Option<&Stemmer>) -> Option<Term> {
-        let word = cut(word);
         let word = match word.is_ascii() {
             true => word.to_ascii_lowercase(),
             false => word.nfkc().collect::<String>().to_lowercase(),

@@ -46,7 +46,7 @@ impl FieldPlan {
         if !self.filterable.is_empty() {
             let mut fields: Vec<&str> = self.filterable.iter().map(|it| &**it).collect();
             fields.sort_unstable();
-            fingerprint += &format!(", filterable {}", fields.join(" "));
+            fingerprint += &format!(", filterable {fields:?}");
         }
         if let Some(analyzer) = &self.analyzer {
             fingerprint += &format!(", keywords {}", analyzer.version());
