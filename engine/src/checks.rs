@@ -142,7 +142,8 @@ fn nearest_existing(path: &Path) -> PathBuf {
 
 /// Makes a file and removes it: permissions alone do not tell a read-only file system.
 fn can_write(directory: &Path) -> Result<(), ComponentError> {
-    let probe = directory.join(format!(".vectide-check-{}", std::process::id()));
+    // A name of its own: other checks look at the same folder at the same time.
+    let probe = directory.join(format!(".vectide-check-state-{}", std::process::id()));
     let made = std::fs::OpenOptions::new()
         .write(true)
         .create_new(true)

@@ -85,7 +85,8 @@ impl DeadLetterSinkConfig for DirectoryConfig {
                 false => it,
             });
         let existing = ancestors.find(|it| it.exists()).unwrap_or(Path::new("."));
-        let probe = existing.join(format!(".vectide-check-{}", std::process::id()));
+        // A name of its own: other checks look at the same folder at the same time.
+        let probe = existing.join(format!(".vectide-check-letters-{}", std::process::id()));
         let made = OpenOptions::new()
             .write(true)
             .create_new(true)
