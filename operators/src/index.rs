@@ -59,11 +59,12 @@ pub fn index<'scope>(
                             break;
                         }
                         let (capability, vectors) = entry.remove();
-                        let mut effects = apply(index, &mut shards, vectors);
+                        let mut due = apply(&mut shards, vectors);
                         if Some(epoch) == newest {
                             taken_in_at = newest;
-                            effects.extend(take_in(index, &mut shards));
+                            due.extend(with_news(&shards));
                         }
+                        let effects = close_all(index, &mut shards, due);
                         output
                             .session(&capability)
                             .give_iterator(effects.into_iter());
@@ -73,7 +74,8 @@ pub fn index<'scope>(
                         let newest =
                             newest.filter(|it| it >= held.time() && taken_in_at != Some(*it));
                         if let Some(newest) = newest {
-                            let effects = take_in(index, &mut shards);
+                            let due = with_news(&shards).collect();
+                            let effects = close_all(index, &mut shards, due);
                             output
                                 .session(&held.delayed(&newest))
                                 .give_iterator(effects.into_iter());
@@ -89,28 +91,18 @@ pub fn index<'scope>(
         .container::<Vec<Effect>>()
 }
 
-/// Closes the shards that have something to take in.
-fn take_in(index: PlanIndex, shards: &mut OwnedShards) -> Vec<Effect> {
+/// The shards that have something to take in.
+fn with_news(shards: &OwnedShards) -> impl Iterator<Item = u32> {
     let have_news = shards.iter().filter(|(_, shard)| shard.has_news());
-    let numbers: Vec<u32> = have_news.map(|(number, _)| *number).collect();
-    let closed = numbers
-        .into_iter()
-        .filter_map(|number| close(index, shards, number));
-    closed.collect()
+    have_news.map(|(number, _)| *number)
 }
 
-/// Applies an epoch: removals first, since an update removes and adds.
-fn apply(index: PlanIndex, shards: &mut OwnedShards, vectors: Vec<ChunkVector>) -> Vec<Effect> {
+/// Applies an epoch, removals first, since an update removes and adds; gives the shards that it changed.
+fn apply(shards: &mut OwnedShards, vectors: Vec<ChunkVector>) -> Vec<u32> {
+    let changed = vectors.iter().map(|vector| vector.shard).collect();
     let (added, removed): (Vec<_>, Vec<_>) = vectors
         .into_iter()
         .partition(|vector| vector.vector.is_some());
-    let mut touched: Vec<u32> = added
-        .iter()
-        .chain(&removed)
-        .map(|vector| vector.shard)
-        .collect();
-    touched.sort_unstable();
-    touched.dedup();
     for vector in removed {
         if let Some(shard) = shards.get_mut(&vector.shard) {
             shard.remove(&vector.chunk);
@@ -131,10 +123,17 @@ fn apply(index: PlanIndex, shards: &mut OwnedShards, vectors: Vec<ChunkVector>) 
             });
         }
     }
-    touched
+    changed
+}
+
+/// Closes shards, each once however often it is named: a shard may have changed and have news as well.
+fn close_all(index: PlanIndex, shards: &mut OwnedShards, mut due: Vec<u32>) -> Vec<Effect> {
+    due.sort_unstable();
+    due.dedup();
+    let closed = due
         .into_iter()
-        .filter_map(|number| close(index, shards, number))
-        .collect()
+        .filter_map(|number| close(index, shards, number));
+    closed.collect()
 }
 
 fn close(index: PlanIndex, shards: &mut OwnedShards, shard: u32) -> Option<Effect> {
