@@ -16,8 +16,10 @@ use vectide_tests::{Script, ScriptedPipeline};
 const PAGES: usize = 4_000;
 /// So that many heads are sealed and merged.
 const HEAD_ROWS: usize = 100;
-/// The 39 full heads end as one segment, beside which one much smaller may stand.
-const SEGMENTS_MAX: usize = 2;
+/// Segments are left as they are where each is more than four times as large as all smaller ones together.
+/// How the 39 full heads fall into merges depends on when builders are done: 1, 5 and 33 heads may stay, and
+/// a fourth segment would have to have more than 156 of them.
+const SEGMENTS_MAX: usize = 3;
 /// How long an index without news has to stay as it is.
 const QUIET: Duration = Duration::from_millis(500);
 
@@ -131,12 +133,10 @@ fn chunks(answer: &Answer) -> Vec<ChunkId> {
     answer.hits.iter().map(|hit| hit.chunk).collect()
 }
 
+/// As the index itself says: metrics are of all tests that run in this process.
 fn segments(service: &dyn QueryService) -> usize {
-    let metrics = service.metrics();
-    let line = metrics
-        .lines()
-        .find_map(|line| line.strip_prefix("vectide_index_segments{index=\"pages\"} "));
-    line.map_or(0, |line| line.parse().expect("a number"))
+    let status = service.index("pages").expect("an index");
+    status.segments as usize
 }
 
 /// Ends the pipeline also where the test fails, since dropping it waits for its workers.
