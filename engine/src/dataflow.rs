@@ -13,7 +13,7 @@ use timely::dataflow::operators::vec::{Filter, Map};
 use timely::dataflow::{Scope, Stream};
 use vectide_model::{ChunkedDocument, DeadLetter, Document, Epoch, IndexError, VectorIndex};
 use vectide_operators::{
-    CommittedState, DocumentView, Effect, EmbedHandle, EmbedStage, Embedded, Feed, FieldPlan,
+    BatcherHandle, CommittedState, DocumentView, Effect, EmbedStage, Embedded, Feed, FieldPlan,
     HeldRow, OwnedShards, PlanIndex, RowUpdate, WorkerProgress, changed_chunks, chunk_documents,
     collect, embed, index, ingest, upsert,
 };
@@ -36,7 +36,7 @@ pub(crate) struct Parts {
 pub(crate) struct IndexParts {
     pub(crate) documents: PlanIndex,
     pub(crate) chunker: Arc<dyn vectide_model::Chunker>,
-    pub(crate) embedder: EmbedHandle,
+    pub(crate) batcher: BatcherHandle,
     pub(crate) remember: bool,
     pub(crate) fields: Arc<FieldPlan>,
     /// Each shard is taken by the worker that owns it.
@@ -48,12 +48,12 @@ impl Parts {
     pub(crate) fn open(
         plan: &Plan,
         state: Arc<State>,
-        embedders: Vec<EmbedHandle>,
+        batchers: Vec<BatcherHandle>,
         feed: Feed,
         progress: crossbeam_channel::Sender<WorkerProgress>,
     ) -> Result<Self, ShardError> {
         let mut indexes = Vec::new();
-        for (planned, embedder) in plan.indexes.iter().zip(embedders) {
+        for (planned, batcher) in plan.indexes.iter().zip(batchers) {
             let shards = (0..planned.shards)
                 .map(|shard| {
                     let held = state.snapshot();
@@ -67,7 +67,7 @@ impl Parts {
             indexes.push(IndexParts {
                 documents: planned.documents,
                 chunker: planned.chunker.clone(),
-                embedder,
+                batcher,
                 remember: planned.embedder.worth_remembering(),
                 fields: planned.fields.clone(),
                 shards: Mutex::new(shards),
@@ -128,7 +128,7 @@ pub(crate) fn build(scope: Scope<'_, Epoch>, parts: &Parts, worker: usize, worke
             let stage = EmbedStage {
                 index: number,
                 shards: lock(&index.shards).len() as u32,
-                embedder: index.embedder.clone(),
+                batcher: index.batcher.clone(),
                 remember: index.remember,
                 fields: index.fields.clone(),
                 state: state.clone(),

@@ -154,6 +154,8 @@ pub(crate) struct IngestPorts {
     pub(crate) steering: Arc<Steering>,
     /// Whether a shard has something to take in that was made in the background.
     pub(crate) have_shards_news: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Whether the embedders can take the texts of an epoch besides those that wait for them.
+    pub(crate) have_batchers_room: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Whether to end with the sources, or to stay when all have ended.
     pub(crate) mode: ReadMode,
     pub(crate) stop: StopSignal,
@@ -326,7 +328,7 @@ impl Ingest {
     fn may_close(&self) -> bool {
         let in_flight = self.next - 1 - (self.ports.committed_epoch)();
         if self.full() {
-            return in_flight < EPOCHS_IN_FLIGHT_MAX;
+            return in_flight < EPOCHS_IN_FLIGHT_MAX && (self.ports.have_batchers_room)();
         }
         in_flight == 0 && self.until_due().is_zero()
     }

@@ -32,7 +32,7 @@ use std::sync::{Arc, Once};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use vectide_model::{Embedder, Epoch, QueryService, ReadMode, SourceError, StopSignal, StoreError};
-use vectide_operators::{CommittedState, EmbedHandle, EmbedPool, Feed};
+use vectide_operators::{Batcher, BatcherHandle, CommittedState, Feed};
 
 /// How often histograms are folded when nobody scrapes the metrics.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
@@ -137,7 +137,7 @@ pub struct Pipeline {
     commit: JoinHandle<Result<(), ShardError>>,
     sources: Vec<JoinHandle<()>>,
     workers: timely::communication::WorkerGuards<()>,
-    embedders: Vec<EmbedPool>,
+    batchers: Vec<Batcher>,
     export: Option<LetterExport>,
     upkeep: (StopSignal, JoinHandle<()>),
     watch: JoinHandle<()>,
@@ -171,24 +171,26 @@ pub(crate) fn spawn<T: Send + 'static>(
         .spawn(body)
 }
 
-/// One pool of threads for each model, shared by the indexes that use it.
-fn start_embedders(indexes: &[PlannedIndex]) -> io::Result<(Vec<EmbedPool>, Vec<EmbedHandle>)> {
-    let mut pools: Vec<EmbedPool> = Vec::new();
+/// One batcher for each model, shared by the indexes that use it; and the handle of each index.
+fn start_batchers(indexes: &[PlannedIndex]) -> io::Result<(Vec<Batcher>, Vec<BatcherHandle>)> {
+    let mut batchers: Vec<Batcher> = Vec::new();
     let mut known: Vec<&Arc<dyn Embedder>> = Vec::new();
-    let mut pool_of: Vec<usize> = Vec::new();
+    let mut batcher_of: Vec<usize> = Vec::new();
     for index in indexes {
         let same = |it: &&Arc<dyn Embedder>| Arc::ptr_eq(it, &index.embedder);
         match known.iter().position(same) {
-            Some(at) => pool_of.push(at),
+            Some(at) => batcher_of.push(at),
             None => {
-                pool_of.push(pools.len());
-                pools.push(EmbedPool::start(&index.embedder)?);
+                batcher_of.push(batchers.len());
+                let observer = telemetry::Batches::of(&index.embedder.identity().name);
+                batchers.push(Batcher::start(&index.embedder, Box::new(observer))?);
                 known.push(&index.embedder);
             }
         }
     }
-    let handles = pool_of.iter().map(|pool| pools[*pool].handle()).collect();
-    Ok((pools, handles))
+    let handles = batcher_of.iter().map(|at| batchers[*at].handle());
+    let handles = handles.collect();
+    Ok((batchers, handles))
 }
 
 impl Pipeline {
@@ -210,11 +212,10 @@ impl Pipeline {
         let started = Instant::now();
         let derivation = plan.derivation();
         let state = open_state(plan.names(), &derivation, &options.resnapshot)?;
-        let stop = StopSignal::new();
-        let caught_up_at = Arc::new(AtomicU64::new(Epoch::MAX));
+        let (stop, caught_up_at) = (StopSignal::new(), Arc::new(AtomicU64::new(Epoch::MAX)));
         let publisher = Arc::new(Publisher::new(plan.history));
         let (steering, watch) = start_recall(&state, &plan.indexes, &stop)?;
-        let (embedders, handles) = start_embedders(&plan.indexes)?;
+        let (batchers, handles) = start_batchers(&plan.indexes)?;
 
         let (epoch_sender, epochs) = unbounded();
         let (wake, woken) = bounded(1);
@@ -222,7 +223,7 @@ impl Pipeline {
         let (meta_sender, metas) = unbounded();
         let (committed_sender, committed) = bounded(1);
         let feed = Feed { epochs, wake };
-        let parts = Parts::open(&plan, state.clone(), handles, feed, progress_sender)?;
+        let parts = Parts::open(&plan, state.clone(), handles.clone(), feed, progress_sender)?;
         commit::publish_opened(&state, &parts.indexes, &publisher)?;
 
         let budget = Arc::new(EpochBudget::new(plan.commit.bytes));
@@ -248,7 +249,7 @@ impl Pipeline {
         let service = Service::new(
             publisher.clone(),
             &plan.sources,
-            plan.indexes,
+            (plan.indexes, handles.clone()),
             caught_up_at.clone(),
             room.clone(),
             steering.clone(),
@@ -269,6 +270,7 @@ impl Pipeline {
             caught_up_at,
             steering: steering.clone(),
             have_shards_news: have_shards_news(&publisher),
+            have_batchers_room: have_batchers_room(handles),
             mode,
             stop: stop.clone(),
         };
@@ -284,7 +286,7 @@ impl Pipeline {
             commit,
             sources: threads,
             workers,
-            embedders,
+            batchers,
             export,
             watch,
         })
@@ -325,7 +327,7 @@ impl Pipeline {
         self.sources.into_iter().for_each(join);
         self.workers.join().into_iter().for_each(drop);
         let committed = join(self.commit);
-        drop(self.embedders);
+        drop(self.batchers);
         self.upkeep.0.stop();
         join(self.upkeep.1);
         join(self.watch);
@@ -397,6 +399,10 @@ fn have_shards_news(publisher: &Arc<Publisher>) -> Arc<dyn Fn() -> bool + Send +
             shards.any(|shard| shard.has_news())
         })
     })
+}
+
+fn have_batchers_room(batchers: Vec<BatcherHandle>) -> Arc<dyn Fn() -> bool + Send + Sync> {
+    Arc::new(move || batchers.iter().all(BatcherHandle::has_room))
 }
 
 /// Starts what measures recall and follows it.

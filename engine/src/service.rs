@@ -15,22 +15,29 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use vectide_model::{
-    Answer, ChunkSpan, DocumentChunk, DocumentView, EmbeddingsAnswer, Fusion, IndexStatus, Lane,
-    Mode, ModelIdentity, PositionProbe, Positions, Query, QueryError, QueryInput, QueryService,
-    Readiness, StoreError, Timings,
+    Answer, Caller, ChunkSpan, DocumentChunk, DocumentView, EmbedError, EmbeddingsAnswer, Fusion,
+    IndexStatus, Mode, ModelIdentity, PositionProbe, Positions, Query, QueryError, QueryInput,
+    QueryService, Readiness, StoreError, Timings,
 };
+use vectide_operators::BatcherHandle;
 
 /// Answers queries.
 pub(crate) struct Service {
     publisher: Arc<Publisher>,
     sources: Vec<(Arc<str>, Arc<dyn PositionProbe>)>,
     indexes: Vec<PlannedIndex>,
+    /// Of each index.
+    batchers: Vec<BatcherHandle>,
     caught_up_at: Arc<AtomicU64>,
     room: Arc<Room>,
     steering: Arc<Steering>,
 }
 
 pub(crate) fn unreadable(error: StoreError) -> QueryError {
+    QueryError::Internal(error.to_string())
+}
+
+fn not_embedded(error: EmbedError) -> QueryError {
     QueryError::Internal(error.to_string())
 }
 
@@ -50,7 +57,7 @@ impl Service {
     pub(crate) fn new(
         publisher: Arc<Publisher>,
         sources: &[PlannedSource],
-        indexes: Vec<PlannedIndex>,
+        (indexes, batchers): (Vec<PlannedIndex>, Vec<BatcherHandle>),
         caught_up_at: Arc<AtomicU64>,
         room: Arc<Room>,
         steering: Arc<Steering>,
@@ -62,6 +69,7 @@ impl Service {
                 .map(|source| (source.name.clone(), source.probe.clone()))
                 .collect(),
             indexes,
+            batchers,
             caught_up_at,
             room,
             steering,
@@ -109,12 +117,17 @@ impl Service {
 
     /// The number of each query's index and the vector to search with; texts for the same index are
     /// embedded together.
-    fn vectors(&self, queries: &[Query]) -> Result<Vec<(usize, Vec<f32>)>, QueryError> {
+    fn vectors(
+        &self,
+        queries: &[Query],
+        caller: &Caller<'_>,
+    ) -> Result<Vec<(usize, Vec<f32>)>, QueryError> {
         let mut vectors = Vec::with_capacity(queries.len());
         for of_index in queries.chunk_by(|a, b| a.index == b.index) {
             let (number, index) = self.find(&of_index[0].index)?;
             of_index.iter().try_for_each(|it| check_fields(index, it))?;
-            let made = query_vectors(index, of_index)?;
+            let embed = |texts: &[&str]| self.batchers[number].embed_query(texts, caller);
+            let made = query_vectors(index, of_index, embed)?;
             vectors.extend(made.into_iter().map(|vector| (number, vector)));
         }
         Ok(vectors)
@@ -143,7 +156,11 @@ impl Service {
 
 /// The vectors to search with, and nothing that a caller could get wrong left in them; empty ones for queries
 /// that are about words alone.
-fn query_vectors(index: &PlannedIndex, queries: &[Query]) -> Result<Vec<Vec<f32>>, QueryError> {
+fn query_vectors(
+    index: &PlannedIndex,
+    queries: &[Query],
+    embed: impl Fn(&[&str]) -> Result<Vec<Vec<f32>>, EmbedError>,
+) -> Result<Vec<Vec<f32>>, QueryError> {
     let mut texts = Vec::new();
     for query in queries {
         check_input(index, &query.input)?;
@@ -155,8 +172,7 @@ fn query_vectors(index: &PlannedIndex, queries: &[Query]) -> Result<Vec<Vec<f32>
     let embedded = if texts.is_empty() {
         Vec::new()
     } else {
-        let embedded = index.embedder.embed(Lane::Query, &texts);
-        embedded.map_err(|error| QueryError::Internal(error.to_string()))?
+        embed(&texts).map_err(not_embedded)?
     };
     let mut embedded = embedded.into_iter();
     let missing = || QueryError::Internal("the embedder returned no vector".into());
@@ -298,10 +314,10 @@ impl QueryService for Service {
         })
     }
 
-    fn query_all(&self, queries: &[Query]) -> Result<Vec<Answer>, QueryError> {
+    fn query_all(&self, queries: &[Query], caller: &Caller<'_>) -> Result<Vec<Answer>, QueryError> {
         let start = Instant::now();
         queries.iter().try_for_each(check)?;
-        let vectors = self.vectors(queries)?;
+        let vectors = self.vectors(queries, caller)?;
         let embedded = start.elapsed();
         let published = self.published_for(queries)?;
         let asked = Asked {
@@ -342,10 +358,15 @@ impl QueryService for Service {
         models
     }
 
-    fn embed(&self, model: &str, texts: &[String]) -> Result<EmbeddingsAnswer, QueryError> {
-        let mut embedders = self.indexes.iter().map(|index| &index.embedder);
-        let embedder = embedders
-            .find(|it| it.identity().name == model)
+    fn embed(
+        &self,
+        model: &str,
+        texts: &[String],
+        caller: &Caller<'_>,
+    ) -> Result<EmbeddingsAnswer, QueryError> {
+        let mut batchers = self.batchers.iter();
+        let batcher = batchers
+            .find(|it| it.embedder().identity().name == model)
             .ok_or_else(|| {
                 let known = self.models().into_iter().map(|model| model.name).collect();
                 QueryError::NotFound {
@@ -359,10 +380,8 @@ impl QueryService for Service {
             return Err(invalid("input", fact, "give each text at least one word"));
         }
         let all: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let vectors = embedder
-            .embed(Lane::Query, &all)
-            .map_err(|error| QueryError::Internal(error.to_string()))?;
-        let counter = embedder.token_counter();
+        let vectors = batcher.embed_query(&all, caller).map_err(not_embedded)?;
+        let counter = batcher.embedder().token_counter();
         Ok(EmbeddingsAnswer {
             vectors,
             tokens: all.iter().map(|text| counter.count(text)).sum(),

@@ -4,13 +4,16 @@
 //! units are base units and stand last in the name.
 
 use crate::state::State;
-use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{
+    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram,
+    gauge, histogram,
+};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
-use vectide_model::{DeadLetterReason, Effort, VectorIndexRead};
-use vectide_operators::PlanIndex;
+use vectide_model::{DeadLetterReason, Effort, Lane, VectorIndexRead};
+use vectide_operators::{BatchObserver, BatchReport, PlanIndex};
 
 /// From half a millisecond (an idle system on a fast disk) to minutes (a backfill).
 const FRESHNESS_BUCKETS_SECONDS: [f64; 15] = [
@@ -21,6 +24,23 @@ const QUERY_BUCKETS_SECONDS: [f64; 15] = [
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     10.0,
 ];
+/// From a query alone to what a GPU computes at once.
+const BATCH_TEXTS_BUCKETS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 256.0];
+/// From a short query to what a GPU computes at once.
+const BATCH_TOKENS_BUCKETS: [f64; 9] = [
+    8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 2_048.0, 16_384.0,
+];
+
+/// The histograms, with what they are counted in.
+const BUCKETS: [(&str, &[f64]); 7] = [
+    ("vectide_freshness_seconds", &FRESHNESS_BUCKETS_SECONDS),
+    ("vectide_query_duration_seconds", &QUERY_BUCKETS_SECONDS),
+    ("vectide_shard_pause_seconds", &QUERY_BUCKETS_SECONDS),
+    ("vectide_embed_wait_seconds", &QUERY_BUCKETS_SECONDS),
+    ("vectide_embed_duration_seconds", &QUERY_BUCKETS_SECONDS),
+    ("vectide_embed_batch_texts", &BATCH_TEXTS_BUCKETS),
+    ("vectide_embed_batch_tokens", &BATCH_TOKENS_BUCKETS),
+];
 
 static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
 
@@ -28,15 +48,13 @@ static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
 /// process has another recorder.
 pub(crate) fn install() -> Option<&'static PrometheusHandle> {
     let handle = HANDLE.get_or_init(|| {
-        let freshness = Matcher::Full("vectide_freshness_seconds".into());
-        let query = Matcher::Full("vectide_query_duration_seconds".into());
-        let pause = Matcher::Full("vectide_shard_pause_seconds".into());
-        let handle = PrometheusBuilder::new()
-            .set_buckets_for_metric(freshness, &FRESHNESS_BUCKETS_SECONDS)
-            .and_then(|it| it.set_buckets_for_metric(query, &QUERY_BUCKETS_SECONDS))
-            .and_then(|it| it.set_buckets_for_metric(pause, &QUERY_BUCKETS_SECONDS))
-            .and_then(PrometheusBuilder::install_recorder)
-            .ok();
+        let builder =
+            BUCKETS
+                .iter()
+                .try_fold(PrometheusBuilder::new(), |builder, (name, buckets)| {
+                    builder.set_buckets_for_metric(Matcher::Full((*name).into()), buckets)
+                });
+        let handle = builder.and_then(PrometheusBuilder::install_recorder).ok();
         describe();
         handle
     });
@@ -109,10 +127,50 @@ fn describe() {
         "vectide_shadow_queries_total",
         "Queries that were asked again to measure recall"
     );
+    describe_embedding();
     describe_gauge!("vectide_epoch", "The last committed and published epoch");
     describe_histogram!(
         "vectide_query_duration_seconds",
         "Time of queries, by stage"
+    );
+}
+
+fn describe_embedding() {
+    describe_histogram!(
+        "vectide_embed_batch_texts",
+        "Texts of an embedder's calls, by lane"
+    );
+    describe_histogram!(
+        "vectide_embed_batch_tokens",
+        "Tokens of an embedder's calls, by lane"
+    );
+    describe_histogram!(
+        "vectide_embed_wait_seconds",
+        "How long the oldest text of a call had waited, by lane"
+    );
+    describe_histogram!(
+        "vectide_embed_duration_seconds",
+        "Time of an embedder's calls, by lane"
+    );
+    describe_counter!(
+        "vectide_embed_failed_batches_total",
+        "Calls of an embedder that gave no vectors, by lane"
+    );
+    describe_counter!(
+        "vectide_embed_padding_tokens_total",
+        "Tokens computed in bulk only to make the texts of a call equally long"
+    );
+    describe_gauge!(
+        "vectide_embed_waiting_tokens",
+        "Tokens of chunks that wait for an embedder or are in it"
+    );
+    describe_counter!(
+        "vectide_embed_shared_texts_total",
+        "Chunks whose text was being embedded for another already"
+    );
+    describe_counter!(
+        "vectide_embed_abandoned_queries_total",
+        "Queries whose caller left before they were embedded"
     );
 }
 
@@ -201,5 +259,81 @@ pub(crate) fn dead_letters(reasons: &[DeadLetterReason], dropped: u64) {
     counter!("vectide_dead_letters_dropped_total").increment(dropped);
     for reason in reasons {
         counter!("vectide_dead_letters_total", "reason" => reason.as_str()).increment(1);
+    }
+}
+
+/// Counts the calls of one embedder.
+pub(crate) struct Batches {
+    lanes: [LaneMetrics; 2],
+    padding_tokens: Counter,
+    waiting_tokens: Gauge,
+    shared_texts: Counter,
+    abandoned_queries: Counter,
+}
+
+/// What is counted of a lane.
+struct LaneMetrics {
+    texts: Histogram,
+    tokens: Histogram,
+    waited: Histogram,
+    took: Histogram,
+    failed: Counter,
+}
+
+impl LaneMetrics {
+    fn of(model: &str, lane: &'static str) -> Self {
+        let model = || model.to_owned();
+        Self {
+            texts: histogram!("vectide_embed_batch_texts", "model" => model(), "lane" => lane),
+            tokens: histogram!("vectide_embed_batch_tokens", "model" => model(), "lane" => lane),
+            waited: histogram!("vectide_embed_wait_seconds", "model" => model(), "lane" => lane),
+            took: histogram!("vectide_embed_duration_seconds", "model" => model(), "lane" => lane),
+            failed: counter!("vectide_embed_failed_batches_total", "model" => model(), "lane" => lane),
+        }
+    }
+}
+
+impl Batches {
+    /// Of the embedder with that model.
+    pub(crate) fn of(model: &str) -> Self {
+        let name = || model.to_owned();
+        Self {
+            lanes: [
+                LaneMetrics::of(model, "bulk"),
+                LaneMetrics::of(model, "query"),
+            ],
+            padding_tokens: counter!("vectide_embed_padding_tokens_total", "model" => name()),
+            waiting_tokens: gauge!("vectide_embed_waiting_tokens", "model" => name()),
+            shared_texts: counter!("vectide_embed_shared_texts_total", "model" => name()),
+            abandoned_queries: counter!("vectide_embed_abandoned_queries_total", "model" => name()),
+        }
+    }
+}
+
+impl BatchObserver for Batches {
+    fn batch(&self, batch: &BatchReport) {
+        let [bulk, query] = &self.lanes;
+        let lane = match batch.lane {
+            Lane::Bulk => bulk,
+            Lane::Query => query,
+        };
+        lane.texts.record(batch.texts as f64);
+        lane.tokens.record(batch.tokens as f64);
+        lane.waited.record(batch.waited.as_secs_f64());
+        lane.took.record(batch.took.as_secs_f64());
+        lane.failed.increment(u64::from(batch.has_failed));
+        self.padding_tokens.increment(batch.padding_tokens as u64);
+    }
+
+    fn waiting(&self, tokens: usize) {
+        self.waiting_tokens.set(tokens as f64);
+    }
+
+    fn shared(&self) {
+        self.shared_texts.increment(1);
+    }
+
+    fn abandoned(&self) {
+        self.abandoned_queries.increment(1);
     }
 }

@@ -7,10 +7,10 @@
 //! Invariant: an epoch's frontier passes only when all its chunks have their vector, or are dead
 //! letters; an embedding is computed once per content.
 
+use crate::batcher::{BatcherHandle, Reply, ReplyTo, Ticket};
 use crate::chunks::ChunkItem;
 use crate::committed::{Committed, CommittedState, unreadable};
 use crate::effect::{Effect, PlanIndex};
-use crate::embed_pool::{EmbedHandle, Reply, ReplyTo, Ticket};
 use crate::fields::{FieldPlan, WordCache};
 use crate::pending::Pending;
 use crossbeam_channel::Receiver;
@@ -76,8 +76,8 @@ pub struct EmbedStage {
     pub index: PlanIndex,
     /// Its shards.
     pub shards: u32,
-    /// The embedder's threads.
-    pub embedder: EmbedHandle,
+    /// Makes the vectors.
+    pub batcher: BatcherHandle,
     /// What is kept of a chunk besides its vector.
     pub fields: Arc<FieldPlan>,
     /// Whether vectors are remembered by content.
@@ -110,9 +110,13 @@ pub fn embed<'scope>(
         .inner
         .unary(Pipeline, "embed", move |_capability, info| {
             let (sender, replies) = crossbeam_channel::unbounded();
-            let activator = Arc::new(scope.worker().sync_activator_for(info.address.to_vec()));
+            let activator = scope.worker().sync_activator_for(info.address.to_vec());
+            let wake = Arc::new(move || {
+                // The worker is gone only when the process is ending.
+                let _ = activator.activate();
+            });
             let state = stage.state.clone();
-            let mut waiting = WaitingRoom::new(stage, ReplyTo { sender, activator }, replies);
+            let mut waiting = WaitingRoom::new(stage, ReplyTo { sender, wake }, replies);
             move |input, output| {
                 input.for_each_stamp(|capability, batches| {
                     let Some(capability) = capability.retain_least(output.output_index()) else {
@@ -221,7 +225,7 @@ impl WaitingRoom {
         }
         let waiting = self.waiting.entry(item.content).or_default();
         if waiting.is_empty() {
-            self.stage.embedder.send(Ticket {
+            self.stage.batcher.send(Ticket {
                 content: item.content,
                 text: item.text.clone(),
                 reply_to: self.reply_to.clone(),
@@ -320,7 +324,7 @@ impl WaitingRoom {
             detail,
             raw,
         );
-        let [put, vector] = self.put(item, self.stage.embedder.nothing());
+        let [put, vector] = self.put(item, self.stage.batcher.nothing());
         [put, vector, Embedded::Effect(Effect::DeadLetter(letter))]
     }
 }

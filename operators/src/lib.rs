@@ -4,13 +4,13 @@
 //! Invariant: operators compute; they do no I/O. What they need of the state they read through
 //! [`CommittedState`], what they change leaves as [`Effect`]s.
 
+mod batcher;
 mod chunks;
 mod collect;
 mod committed;
 mod document;
 mod effect;
 mod embed;
-mod embed_pool;
 mod fields;
 mod index;
 mod ingest;
@@ -20,13 +20,13 @@ mod upsert;
 
 pub mod chunk;
 
+pub use batcher::{BatchObserver, BatchReport, Batcher, BatcherHandle};
 pub use chunks::{ChunkItem, ChunkResult, TextSlice, changed_chunks, chunk_documents};
 pub use collect::{WorkerProgress, collect};
 pub use committed::{Committed, CommittedState, HeldDocument};
 pub use document::{DocumentView, SharedView};
 pub use effect::{Effect, HeldRow, PlanIndex};
 pub use embed::{ChunkVector, EmbedStage, Embedded, embed, shard_of};
-pub use embed_pool::{EmbedHandle, EmbedPool};
 pub use fields::{Analyzer, FieldPlan, Language, WordCache};
 pub use index::{OwnedShards, index};
 pub use ingest::{ClosedEpoch, Feed, ingest};

@@ -77,6 +77,30 @@ pub enum Lane {
 #[error("{0}")]
 pub struct EmbedError(pub String);
 
+/// What one call of an embedder in [`Lane::Bulk`] should hold: enough to be worth it, and no more than it
+/// computes in one piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// Tokens, padding included where there is some. A text of more stands alone.
+    pub tokens: usize,
+    /// Texts.
+    pub texts: usize,
+    /// Whether the texts of a call are made as long as its longest, so that those of near lengths should go
+    /// together.
+    pub is_padded: bool,
+}
+
+impl Default for BatchLimits {
+    /// A micro-batch of an encoder on a processor's core, which computes texts of any lengths together.
+    fn default() -> Self {
+        Self {
+            tokens: 512,
+            texts: 64,
+            is_padded: false,
+        }
+    }
+}
+
 /// Turns texts into vectors.
 ///
 /// Obligations, checked by [`embedder_contract`]:
@@ -100,8 +124,13 @@ pub trait Embedder: Send + Sync {
     /// Counts tokens as this model does, for chunk sizes.
     fn token_counter(&self) -> Arc<dyn TokenCounter>;
 
-    /// How many threads should call with [`Lane::Bulk`] at once.
+    /// How many threads should call at once in each lane.
     fn bulk_threads(&self) -> usize;
+
+    /// What a call in [`Lane::Bulk`] should hold.
+    fn batch_limits(&self) -> BatchLimits {
+        BatchLimits::default()
+    }
 
     /// Whether remembering a vector is cheaper than computing it again.
     fn worth_remembering(&self) -> bool;

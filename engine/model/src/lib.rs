@@ -33,7 +33,7 @@ pub use document::{
     ChunkId, ChunkSpan, ChunkedDocument, ContentHash, Document, chunk_document, stable_hash,
 };
 pub use embedder::{
-    EmbedError, Embedder, Embedding, Lane, ModelIdentity, embedder_contract, quantize,
+    BatchLimits, EmbedError, Embedder, Embedding, Lane, ModelIdentity, embedder_contract, quantize,
 };
 pub use filter::{Filter, FilterError, KeyRange};
 pub use index::{
@@ -42,8 +42,9 @@ pub use index::{
     vector_index_contract,
 };
 pub use query::{
-    Answer, AsOf, DocumentChunk, DocumentView, EmbeddingsAnswer, Fusion, Hit, Include, IndexStatus,
-    Mode, Positions, Query, QueryError, QueryInput, QueryService, Readiness, Scores, Span, Timings,
+    Answer, AsOf, Caller, DocumentChunk, DocumentView, EmbeddingsAnswer, Fusion, Hit, Include,
+    IndexStatus, Mode, Positions, Query, QueryError, QueryInput, QueryService, Readiness, Scores,
+    Span, Timings,
 };
 pub use recall::{Recalls, recall};
 pub use source::{

@@ -305,6 +305,27 @@ pub enum QueryError {
     Internal(String),
 }
 
+/// Who waits for an answer.
+#[derive(Clone, Copy)]
+pub struct Caller<'a>(&'a dyn Fn() -> bool);
+
+impl<'a> Caller<'a> {
+    /// One of whom `has_left` tells.
+    pub fn new(has_left: &'a dyn Fn() -> bool) -> Self {
+        Self(has_left)
+    }
+
+    /// Whether nobody reads the answer any more: the request timed out, or its connection was closed.
+    pub fn has_left(&self) -> bool {
+        (self.0)()
+    }
+}
+
+impl Caller<'static> {
+    /// One that stays for as long as it takes.
+    pub const STAYS: Self = Self(&|| false);
+}
+
 /// The running system, as the endpoint sees it. Calls block for as long as a query takes and may
 /// come from many threads at once.
 pub trait QueryService: Send + Sync + 'static {
@@ -323,19 +344,27 @@ pub trait QueryService: Send + Sync + 'static {
     /// [`QueryError::NotFound`], or the store can't be read.
     fn document(&self, index: &str, id: &str) -> Result<DocumentView, QueryError>;
 
-    /// Searches for several things at once, all in one epoch.
+    /// Searches for several things at once, all in one epoch; texts whose caller leaves are not embedded.
     ///
     /// # Errors
     /// Any [`QueryError`], of the first query that has no answer; the limits of [`Query`] are checked
     /// here.
-    fn query_all(&self, queries: &[Query]) -> Result<Vec<Answer>, QueryError>;
+    fn query_all(&self, queries: &[Query], caller: &Caller<'_>) -> Result<Vec<Answer>, QueryError>;
 
-    /// Searches.
+    /// Searches for somebody who stays.
     ///
     /// # Errors
     /// As [`QueryService::query_all`].
     fn query(&self, query: &Query) -> Result<Answer, QueryError> {
-        let answers = self.query_all(std::slice::from_ref(query))?;
+        self.query_for(query, &Caller::STAYS)
+    }
+
+    /// Searches for a caller.
+    ///
+    /// # Errors
+    /// As [`QueryService::query_all`].
+    fn query_for(&self, query: &Query, caller: &Caller<'_>) -> Result<Answer, QueryError> {
+        let answers = self.query_all(std::slice::from_ref(query), caller)?;
         let missing = || QueryError::Internal("a query had no answer".into());
         answers.into_iter().next().ok_or_else(missing)
     }
@@ -343,11 +372,16 @@ pub trait QueryService: Send + Sync + 'static {
     /// The models that indexes use.
     fn models(&self) -> Vec<ModelIdentity>;
 
-    /// Embeds texts with one of them, on the query lane.
+    /// Embeds texts with one of them, on the query lane, for as long as the caller stays.
     ///
     /// # Errors
     /// [`QueryError::NotFound`] for another model, [`QueryError::Invalid`] for bad texts.
-    fn embed(&self, model: &str, texts: &[String]) -> Result<EmbeddingsAnswer, QueryError>;
+    fn embed(
+        &self,
+        model: &str,
+        texts: &[String],
+        caller: &Caller<'_>,
+    ) -> Result<EmbeddingsAnswer, QueryError>;
 
     /// Names of the sources, configured or not yet read alike.
     fn sources(&self) -> Vec<String>;

@@ -10,7 +10,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use vectide_model::{
-    Answer, AsOf, ChunkId, DocumentView, EmbeddingsAnswer, Hit, IndexStatus, ModelIdentity,
+    Answer, AsOf, Caller, ChunkId, DocumentView, EmbeddingsAnswer, Hit, IndexStatus, ModelIdentity,
     Position, Positions, Query, QueryError, QueryService, Readiness, Span, Timings,
 };
 use vectide_serve::{ServerConfig, serve};
@@ -27,13 +27,13 @@ impl QueryService for Prepared {
     fn document(&self, _: &str, _: &str) -> Result<DocumentView, QueryError> {
         Err(QueryError::Unavailable(String::new()))
     }
-    fn query_all(&self, queries: &[Query]) -> Result<Vec<Answer>, QueryError> {
+    fn query_all(&self, queries: &[Query], _: &Caller<'_>) -> Result<Vec<Answer>, QueryError> {
         Ok(queries.iter().map(|_| self.0.clone()).collect())
     }
     fn models(&self) -> Vec<ModelIdentity> {
         Vec::new()
     }
-    fn embed(&self, _: &str, _: &[String]) -> Result<EmbeddingsAnswer, QueryError> {
+    fn embed(&self, _: &str, _: &[String], _: &Caller<'_>) -> Result<EmbeddingsAnswer, QueryError> {
         Err(QueryError::Unavailable(String::new()))
     }
     fn sources(&self) -> Vec<String> {

@@ -5,7 +5,6 @@
 
 use crate::body::JsonRequest;
 use crate::endpoint::Endpoint;
-use crate::pool::Caller;
 use crate::problem::{Problem, Refusal, listed, nearest};
 use axum::extract::{Request, State};
 use axum::response::Response;
@@ -14,7 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
-use vectide_model::{EmbeddingsAnswer, QueryService};
+use vectide_model::{Caller, EmbeddingsAnswer, QueryService};
 
 /// Texts to embed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -201,7 +200,7 @@ fn embed(
             // Nobody reads this.
             return Err(Refusal::unavailable("cancelled", "the caller left"));
         }
-        let part = service.embed(model, piece)?;
+        let part = service.embed(model, piece, caller)?;
         if part.vectors.len() != piece.len() {
             return Err(Refusal::internal(
                 "the service gave another number of vectors than texts",

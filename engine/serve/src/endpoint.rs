@@ -5,7 +5,7 @@
 
 use crate::auth::Keys;
 use crate::config::ServerConfig;
-use crate::pool::{Caller, PoolError, QueryPool};
+use crate::pool::{PoolError, QueryPool};
 use crate::problem::Refusal;
 use axum::body::Body;
 use axum::extract::Path;
@@ -17,7 +17,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::{Semaphore, SemaphorePermit};
-use vectide_model::QueryService;
+use vectide_model::{Caller, QueryService};
 
 /// Cheap to clone; one an endpoint.
 #[derive(Clone)]

@@ -9,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 use std::time::Duration;
 use tokio::sync::oneshot;
+use vectide_model::Caller;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -27,16 +28,6 @@ pub(crate) enum PoolError {
     TimedOut,
     /// It panicked.
     Panicked,
-}
-
-/// Lets a long call see whether somebody still waits for it.
-pub(crate) struct Caller<'a>(&'a dyn Fn() -> bool);
-
-impl Caller<'_> {
-    /// Whether the caller has left: it timed out or closed the connection.
-    pub(crate) fn has_left(&self) -> bool {
-        (self.0)()
-    }
 }
 
 impl QueryPool {
@@ -67,7 +58,7 @@ impl QueryPool {
                 return;
             }
             // The call's state is dropped with it: nothing half-changed is seen again.
-            let outcome = catch_unwind(AssertUnwindSafe(|| work(&Caller(&has_left))));
+            let outcome = catch_unwind(AssertUnwindSafe(|| work(&Caller::new(&has_left))));
             // Nobody may be waiting any more, which is no fault.
             let _ = reply.send(outcome.map_err(|_| PoolError::Panicked));
         });

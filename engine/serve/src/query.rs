@@ -494,8 +494,8 @@ pub(crate) async fn query(
     let query = request.into_query(index)?;
     let is_covered = at_least.wait(&endpoint).await?;
     endpoint
-        .answer(move |service, _| {
-            let answer = service.query(&query)?;
+        .answer(move |service, caller| {
+            let answer = service.query_for(&query, caller)?;
             record_query(&query.input, &answer.took);
             Ok(QueryResponse {
                 stale: !is_covered,

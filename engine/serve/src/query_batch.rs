@@ -111,8 +111,8 @@ pub(crate) async fn query_batch(
     let request: QueryBatchRequest = endpoint.read_json(request).await?;
     let queries = request.into_queries(&index)?;
     endpoint
-        .answer(move |service, _| {
-            let answers = service.query_all(&queries)?;
+        .answer(move |service, caller| {
+            let answers = service.query_all(&queries, caller)?;
             if let (Some(query), Some(answer)) = (queries.first(), answers.first()) {
                 record_query(&query.input, &answer.took);
             }

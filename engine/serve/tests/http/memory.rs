@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 use vectide_model::{
-    Answer, AsOf, ChunkId, ContentHash, DocumentChunk, DocumentView, EmbeddingsAnswer, Hit,
+    Answer, AsOf, Caller, ChunkId, ContentHash, DocumentChunk, DocumentView, EmbeddingsAnswer, Hit,
     IndexStatus, ModelIdentity, Position, Positions, Query, QueryError, QueryInput, QueryService,
     Readiness, Span, Timings,
 };
@@ -295,7 +295,7 @@ impl QueryService for Memory {
         })
     }
 
-    fn query_all(&self, queries: &[Query]) -> Result<Vec<Answer>, QueryError> {
+    fn query_all(&self, queries: &[Query], _: &Caller<'_>) -> Result<Vec<Answer>, QueryError> {
         queries.iter().map(|query| self.answer(query)).collect()
     }
 
@@ -303,7 +303,12 @@ impl QueryService for Memory {
         vec![Self::model()]
     }
 
-    fn embed(&self, model: &str, texts: &[String]) -> Result<EmbeddingsAnswer, QueryError> {
+    fn embed(
+        &self,
+        model: &str,
+        texts: &[String],
+        _: &Caller<'_>,
+    ) -> Result<EmbeddingsAnswer, QueryError> {
         self.embedded_pieces.fetch_add(1, Ordering::SeqCst);
         if model != MODEL {
             let known = vec![MODEL.into()];
