@@ -18,8 +18,8 @@ const WEIGHTS: &str = "model.safetensors";
 const TOKENIZER: &str = "tokenizer.json";
 /// Configurations have a few kilobytes.
 const SMALL_BYTES_MAX: u64 = 4 << 20;
-/// A vocabulary of 65,536 pieces, the most that are supported, has 2 MB of JSON.
-const TOKENIZER_BYTES_MAX: u64 = 16 << 20;
+/// XLM-RoBERTa's vocabulary of 250,002 pieces has 17 MB of JSON.
+const TOKENIZER_BYTES_MAX: u64 = 24 << 20;
 /// The header of a file of weights beside the weights: names, types and offsets.
 const HEADER_BYTES_MAX: u64 = 16 << 20;
 

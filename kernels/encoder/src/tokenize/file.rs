@@ -1,11 +1,11 @@
-//! Reads `tokenizer.json`: what it says is checked before the library believes it.
+//! Reads a `tokenizer.json` of WordPiece: what it says is checked before the library believes it.
 //!
 //! The library panics over some files that are damaged: over a decoder that it does not know, over the name of
 //! a special token that is missing when it encodes the first text. So the file is parsed here first, what
 //! is not needed is taken out, and only what this crate computes itself is let through.
 //!
 //! Invariant: a library that was read prepares texts as BERT does, cleaned of control characters, and frames them by `[CLS]` and
-//! `[SEP]`, the way [`super::Tokenizer::encode`] does.
+//! `[SEP]`, the way [`super::word_piece`] does.
 
 use super::TokenizerError;
 use serde_json::Value;
@@ -20,9 +20,7 @@ pub(super) struct TokenizerFile {
 
 impl TokenizerFile {
     /// Reads it.
-    pub(super) fn read(json: &[u8]) -> Result<Self, TokenizerError> {
-        let mut value: Value = serde_json::from_slice(json)
-            .map_err(|error| TokenizerError(format!("it is no JSON: {error}")))?;
+    pub(super) fn read(mut value: Value) -> Result<Self, TokenizerError> {
         // Others may look at a character's neighbours, which a table of characters can't.
         for (part, kind) in [
             ("normalizer", "BertNormalizer"),
@@ -91,16 +89,15 @@ mod tests {
 
     #[test]
     fn what_is_damaged_or_not_berts_is_refused() {
-        let fault = |json: &[u8]| TokenizerFile::read(json).err().expect("an error").0;
-        assert!(fault(b"").contains("no JSON"));
-        assert!(fault(b"[]").contains("normalizer is none"));
-        assert!(fault(b"{\"normalizer\": {\"type\": \"NFC\"}}").contains("normalizer is NFC"));
+        let fault = |json: Value| TokenizerFile::read(json).err().expect("an error").0;
+        assert!(fault(json!([])).contains("normalizer is none"));
+        assert!(fault(json!({"normalizer": {"type": "NFC"}})).contains("normalizer is NFC"));
         // Control characters would stay in words.
         for clean_text in [json!(false), json!(1), Value::Null] {
             let normalizer = json!({"type": "BertNormalizer", "clean_text": clean_text});
             let pre_tokenizer = json!({"type": "BertPreTokenizer"});
             let file = json!({"normalizer": normalizer, "pre_tokenizer": pre_tokenizer});
-            let fault = fault(file.to_string().as_bytes());
+            let fault = fault(file);
             assert!(
                 fault.contains(&format!("clean_text {clean_text}")),
                 "{fault}"

@@ -1,158 +1,70 @@
-//! Texts to the token ids of a BERT model, fast enough that chunk sizes can be counted in tokens.
+//! Texts to the token ids of a model.
 //!
-//! The `tokenizers` library defines the result; it makes about a million tokens a second. Here a
-//! text is walked once: each character is looked up in a table made from the library's own answers
-//! ([`characters`]), and each word's pieces come from a small cache ([`words`]). A stretch between
-//! white space with a character whose effect depends on its neighbours goes to the library.
+//! WordPiece, BERT's, has a walk of its own that is several times as fast as the library
+//! ([`word_piece`]), so that chunk sizes can be counted in tokens. The others, SentencePiece's Unigram
+//! and BPE of bytes, go to the `tokenizers` library stretch by stretch ([`stretches`]).
 //!
-//! Invariant: ids and counts equal the library's for every text.
+//! Invariant: ids and counts equal the library's for every text, but for stretches of more than 64 KiB
+//! without a place where a text can be cut.
 
 mod characters;
+mod charsmap;
 mod file;
+mod stretches;
+mod stretches_file;
+mod word_piece;
 mod words;
 
-use characters::{CharacterClass, Characters};
-use std::cell::RefCell;
-use thread_local::ThreadLocal;
-use tokenizers::{Model, ModelWrapper};
+use serde_json::Value;
+use stretches::Stretches;
 use vectide_model::TokenCounter;
-use words::{Vocabulary, WordCache};
+use word_piece::WordPiece;
 
 /// Why a tokenizer can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("tokenizer.json: {0}")]
 pub struct TokenizerError(String);
 
-/// Longest stretch without white space that goes to the library as a whole: it is cut there, since
-/// such a stretch of marks is no text that a model understands, and an unbounded one would hold a
-/// query up for seconds.
-const LIBRARY_STRETCH_BYTES_MAX: usize = 64 * 1024;
-
-/// A word of so many bytes has more than 100 characters, of at most four bytes each.
-const UNKNOWN_WORD_BYTES: usize = 4 * words::WORD_CHARACTERS_MAX + 1;
-
-/// A literal special token and its id.
-type SpecialToken = (Box<[u8]>, u16);
-
 /// A tokenizer that any number of threads use at once.
-pub struct Tokenizer {
-    library: tokenizers::Tokenizer,
-    characters: Characters,
-    vocabulary: Vocabulary,
-    /// Literal special tokens that a text may contain: `[SEP]` and the like.
-    specials: Vec<SpecialToken>,
-    begin: u32,
-    end: u32,
-    tokens_max: usize,
-    workspaces: ThreadLocal<RefCell<Workspace>>,
-}
+pub struct Tokenizer(Kind);
 
-/// What one thread reuses from text to text.
-struct Workspace {
-    cache: WordCache,
-    word: Vec<u8>,
-    ids: Vec<u16>,
-}
-
-/// Where the tokens of a text go.
-trait TokenSink {
-    fn len(&self) -> usize;
-    fn push(&mut self, ids: &[u16]);
-    fn truncate(&mut self, len: usize);
-}
-
-impl TokenSink for usize {
-    fn len(&self) -> usize {
-        *self
-    }
-    fn push(&mut self, ids: &[u16]) {
-        *self += ids.len();
-    }
-    fn truncate(&mut self, len: usize) {
-        *self = len;
-    }
-}
-
-impl TokenSink for Vec<u16> {
-    fn len(&self) -> usize {
-        self.len()
-    }
-    fn push(&mut self, ids: &[u16]) {
-        self.extend_from_slice(ids);
-    }
-    fn truncate(&mut self, len: usize) {
-        self.truncate(len);
-    }
+enum Kind {
+    WordPiece(Box<WordPiece>),
+    Stretches(Box<Stretches>),
 }
 
 impl Tokenizer {
-    /// Reads a `tokenizer.json` with BERT's normaliser and pre-tokenizer and a WordPiece model.
-    /// Its padding and truncation are ignored: `tokens_max` (special tokens included) is what a text
-    /// is cut to.
+    /// Reads a `tokenizer.json`: WordPiece with BERT's normaliser and pre-tokenizer, Unigram as
+    /// SentencePiece makes it, or BPE of bytes. Its padding and truncation are ignored: `tokens_max`
+    /// (special tokens included) is what a text is cut to.
     ///
     /// # Errors
     /// When the file is not such a tokenizer.
     pub fn from_json(json: &[u8], tokens_max: usize) -> Result<Self, TokenizerError> {
-        let fault = |detail: &str| TokenizerError(detail.into());
-        let file::TokenizerFile {
-            library,
-            begin,
-            end,
-        } = file::TokenizerFile::read(json)?;
-        let ModelWrapper::WordPiece(model) = library.get_model() else {
-            return Err(fault("the model is not WordPiece"));
-        };
-        if model.max_input_chars_per_word != words::WORD_CHARACTERS_MAX {
-            return Err(fault("words are limited to another length than 100"));
-        }
-        let pieces = model.get_vocab();
-        let pieces = pieces.iter().map(|(piece, id)| (piece.as_str(), *id));
-        let vocabulary =
-            Vocabulary::new(pieces, &model.continuing_subword_prefix, &model.unk_token)
-                .ok_or_else(|| fault("the vocabulary lacks the unknown token or exceeds 65,536"))?;
-        let specials = special_tokens(&library)?;
-        let parts = library.get_normalizer().zip(library.get_pre_tokenizer());
-        let (normalizer, pre_tokenizer) =
-            parts.ok_or_else(|| fault("no normaliser or no pre-tokenizer"))?;
-        let tokenizer = Self {
-            characters: Characters::new(normalizer.clone(), pre_tokenizer.clone()),
-            vocabulary,
-            specials,
-            begin,
-            end,
-            tokens_max,
-            workspaces: ThreadLocal::new(),
-            library,
-        };
-        for probe in ["", "A", "b c. 日本"] {
-            if tokenizer.encode_by_library(probe)? != tokenizer.encode(probe) {
-                return Err(fault("the library makes other ids of it"));
+        let value: Value = serde_json::from_slice(json)
+            .map_err(|error| TokenizerError(format!("it is no JSON: {error}")))?;
+        Ok(Self(match value["model"]["type"].as_str() {
+            Some("Unigram" | "BPE") => {
+                Kind::Stretches(Box::new(Stretches::read(value, tokens_max)?))
             }
-        }
-        Ok(tokenizer)
+            _ => Kind::WordPiece(Box::new(WordPiece::read(value, tokens_max)?)),
+        }))
     }
 
     /// The largest id that a text can have.
     pub(crate) fn largest_id(&self) -> u32 {
-        let vocabulary = self.library.get_vocab(true);
-        vocabulary.into_values().max().unwrap_or_default()
+        match &self.0 {
+            Kind::WordPiece(tokenizer) => tokenizer.largest_id(),
+            Kind::Stretches(tokenizer) => tokenizer.largest_id(),
+        }
     }
 
-    /// The ids of a text, from `[CLS]` to `[SEP]`, at most `tokens_max`.
+    /// The ids of a text, the special ones around it included, at most `tokens_max`.
     pub fn encode(&self, text: &str) -> Vec<u32> {
-        let workspace = self.workspaces.get_or(Workspace::new_cell);
-        let workspace = &mut *workspace.borrow_mut();
-        let mut pieces = std::mem::take(&mut workspace.ids);
-        pieces.clear();
-        let limit = self.tokens_max.saturating_sub(2);
-        self.walk(text, workspace, limit, &mut pieces);
-        pieces.truncate(limit);
-        let mut ids = Vec::with_capacity(pieces.len() + 2);
-        ids.push(self.begin);
-        ids.extend(pieces.iter().map(|id| u32::from(*id)));
-        ids.push(self.end);
-        workspace.ids = pieces;
-        ids
+        match &self.0 {
+            Kind::WordPiece(tokenizer) => tokenizer.encode(text),
+            Kind::Stretches(tokenizer) => tokenizer.encode(text),
+        }
     }
 
     /// The ids of a text as the library alone finds them: the reference of the tests.
@@ -160,147 +72,39 @@ impl Tokenizer {
     /// # Errors
     /// What the library says.
     pub fn encode_by_library(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        let encoding = self.library.encode_fast(text, true);
-        let encoding = encoding.map_err(|error| TokenizerError(error.to_string()))?;
-        let mut ids = encoding.get_ids().to_vec();
-        if ids.len() > self.tokens_max {
-            ids.truncate(self.tokens_max - 1);
-            ids.push(self.end);
-        }
-        Ok(ids)
-    }
-
-    /// Walks a text until its end or until `limit` tokens are reached (it may pass it by a word).
-    fn walk(&self, text: &str, work: &mut Workspace, limit: usize, out: &mut impl TokenSink) {
-        let bytes = text.as_bytes();
-        let mut at = 0;
-        // Where the stretch after white space or a character alone began, and the tokens before it:
-        // marks are sorted only among themselves, so nothing reaches back beyond such a character.
-        let (mut stretch, mut stretch_tokens) = (0, 0);
-        work.word.clear();
-        while at < bytes.len() && out.len() < limit {
-            let byte = bytes[at];
-            let (length, character) = if byte < 0x80 {
-                (1, self.characters.ascii(byte))
-            } else {
-                match text[at..].chars().next() {
-                    Some(character) => (character.len_utf8(), self.characters.get(character)),
-                    None => break,
-                }
-            };
-            match character.class {
-                CharacterClass::Letters => {
-                    // What is longer is unknown whatever follows: the buffer stays small.
-                    if work.word.len() < UNKNOWN_WORD_BYTES {
-                        work.word.extend_from_slice(character.replacement());
-                    }
-                    at += length;
-                }
-                CharacterClass::Space => {
-                    work.end_word(&self.vocabulary, out);
-                    at += length;
-                    (stretch, stretch_tokens) = (at, out.len());
-                }
-                CharacterClass::Removed => at += length,
-                CharacterClass::Alone => {
-                    work.end_word(&self.vocabulary, out);
-                    if let Some((special, id)) = self.special_at(&bytes[at..]) {
-                        out.push(&[id]);
-                        at += special;
-                    } else {
-                        out.push(work.cache.pieces(&self.vocabulary, character.replacement()));
-                        at += length;
-                    }
-                    (stretch, stretch_tokens) = (at, out.len());
-                }
-                CharacterClass::AskLibrary => {
-                    if at - stretch > LIBRARY_STRETCH_BYTES_MAX {
-                        work.end_word(&self.vocabulary, out);
-                        (stretch, stretch_tokens) = (at, out.len());
-                    }
-                    work.word.clear();
-                    out.truncate(stretch_tokens);
-                    at = self.ask_library(text, stretch, out);
-                    (stretch, stretch_tokens) = (at, out.len());
-                }
-            }
-        }
-        if out.len() < limit {
-            work.end_word(&self.vocabulary, out);
-        }
-    }
-
-    /// The special token that stands literally at the start of `bytes`: its length and id.
-    #[inline]
-    fn special_at(&self, bytes: &[u8]) -> Option<(usize, u16)> {
-        if bytes[0] != b'[' {
-            return None;
-        }
-        let found = self
-            .specials
-            .iter()
-            .find(|(text, _)| bytes.starts_with(text));
-        found.map(|(text, id)| (text.len(), *id))
-    }
-
-    /// Takes the stretch from `start` to the next white space to the library; returns its end.
-    fn ask_library(&self, text: &str, start: usize, out: &mut impl TokenSink) -> usize {
-        let rest = &text[start..];
-        let is_end =
-            |character: char| self.characters.get(character).class == CharacterClass::Space;
-        let length = rest.find(is_end).unwrap_or(rest.len());
-        let mut length = length.min(LIBRARY_STRETCH_BYTES_MAX);
-        while !rest.is_char_boundary(length) {
-            length -= 1;
-        }
-        // The library's steps can't fail for such a tokenizer; should they, the stretch is lost to
-        // the model but the text is not.
-        if let Ok(encoding) = self.library.encode_fast(&rest[..length], false) {
-            for id in encoding.get_ids() {
-                out.push(&[*id as u16]);
-            }
-        }
-        start + length
-    }
-}
-
-/// The special tokens with their ids, all of which begin with `[` in such a tokenizer.
-fn special_tokens(library: &tokenizers::Tokenizer) -> Result<Vec<SpecialToken>, TokenizerError> {
-    let added = library.get_added_tokens_decoder();
-    let specials = added.into_iter().map(|(id, token)| {
-        let is_plain = !token.single_word && !token.lstrip && !token.rstrip && !token.normalized;
-        let id = u16::try_from(id).ok().filter(|_| is_plain);
-        let text = token.content.as_bytes();
-        id.filter(|_| text.starts_with(b"["))
-            .map(|id| (text.into(), id))
-    });
-    let specials: Option<Vec<_>> = specials.collect();
-    specials.ok_or_else(|| TokenizerError("an added token is not a plain one like `[SEP]`".into()))
-}
-
-impl Workspace {
-    fn new_cell() -> RefCell<Self> {
-        RefCell::new(Self {
-            cache: WordCache::new(),
-            word: Vec::new(),
-            ids: Vec::new(),
-        })
-    }
-
-    #[inline(always)]
-    fn end_word(&mut self, vocabulary: &Vocabulary, out: &mut impl TokenSink) {
-        if !self.word.is_empty() {
-            out.push(self.cache.pieces(vocabulary, &self.word));
-            self.word.clear();
+        match &self.0 {
+            Kind::WordPiece(tokenizer) => tokenizer.encode_by_library(text),
+            Kind::Stretches(tokenizer) => tokenizer.encode_by_library(text),
         }
     }
 }
 
 impl TokenCounter for Tokenizer {
     fn count(&self, text: &str) -> usize {
-        let workspace = self.workspaces.get_or(Workspace::new_cell);
-        let mut count = 0;
-        self.walk(text, &mut workspace.borrow_mut(), usize::MAX, &mut count);
-        count
+        match &self.0 {
+            Kind::WordPiece(tokenizer) => tokenizer.count(text),
+            Kind::Stretches(tokenizer) => tokenizer.count(text),
+        }
+    }
+}
+
+/// Cuts ids to so many, the last of which stays the one that ends a text.
+fn cut(mut ids: Vec<u32>, tokens_max: usize, end: u32) -> Vec<u32> {
+    if ids.len() > tokens_max {
+        ids.truncate(tokens_max.saturating_sub(1));
+        ids.push(end);
+    }
+    ids
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_tokenizer_is_an_error() {
+        for json in [&b""[..], b"{", b"[]", b"{}", b"null", b"{\"model\": 1}"] {
+            assert!(Tokenizer::from_json(json, 8).is_err());
+        }
     }
 }
