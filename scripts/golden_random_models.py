@@ -80,11 +80,11 @@ def uniform(name, count):
 def weights(name, shape):
     """A tensor by its name: embeddings are wide, products keep the size of what they multiply."""
     values = uniform(name, math.prod(shape))
-    if "LayerNorm.weight" in name:
+    if len(shape) == 1 and name.endswith(".weight"):
         values = 1 + values / 2
-    elif name == "embeddings.word_embeddings.weight":
+    elif name in ("embeddings.word_embeddings.weight", "embeddings.tok_embeddings.weight"):
         values = values * 4
-    elif len(shape) == 2 and name.startswith("encoder."):
+    elif len(shape) == 2 and name.startswith(("encoder.", "layers.")):
         values = values * 4 / math.sqrt(shape[1])
     return values.reshape(shape).astype(np.float32)
 

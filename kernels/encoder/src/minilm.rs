@@ -5,7 +5,7 @@
 //!
 //! Invariant: its fingerprint without options stays what it was, so that no state embeds again.
 
-use crate::cpu::{AttentionShape, Backend, EncoderShape, Pooling, Products};
+use crate::cpu::{Architecture, AttentionShape, Backend, EncoderShape, Pooling, Products};
 use crate::model_files::{self, ALL_MINILM_L6_V2, Description, short_digest};
 use crate::sentence_encoder::{EncoderParts, SentenceEncoder, configure, products, tell};
 use std::sync::Arc;
@@ -104,6 +104,7 @@ fn describe(config: &EmbedConfig) -> Result<Description, ComponentError> {
             intermediate: 1536,
             variance_floor: 1e-12,
             pooling: Pooling::Mean,
+            architecture: Architecture::BERT,
         },
         // What it was trained to look at (`max_seq_length`).
         tokens_max: 256,

@@ -9,10 +9,9 @@
 #[path = "support/random_models.rs"]
 mod random_models;
 
-use random_models::{data, folder, small_folder};
+use random_models::{folder, golden, small_folder};
 use safetensors::tensor::{TensorView, serialize};
 use safetensors::{Dtype, SafeTensors};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use std::path::Path;
 use vectide_encoder::{Backend, Products, SentenceEncoder, bert, minilm, model_files};
@@ -20,41 +19,6 @@ use vectide_model::{
     ComponentError, EmbedConfig, Embedder, Lane, OpenContext, Precision, TokenCounter,
     embedder_contract,
 };
-
-#[derive(Deserialize)]
-struct Golden {
-    lane: String,
-    text: String,
-    ids: Vec<u32>,
-    #[serde(skip)]
-    vector: Vec<f32>,
-}
-
-impl Golden {
-    fn lane(&self) -> Lane {
-        match self.lane.as_str() {
-            "query" => Lane::Query,
-            _ => Lane::Bulk,
-        }
-    }
-}
-
-fn golden(name: &str) -> Vec<Golden> {
-    let lines = std::fs::read_to_string(data().join(name).join("golden.jsonl")).unwrap();
-    let floats = std::fs::read(data().join(name).join("golden.f32")).unwrap();
-    let (floats, _) = floats.as_chunks::<4>();
-    let floats: Vec<f32> = floats
-        .iter()
-        .map(|bytes| f32::from_le_bytes(*bytes))
-        .collect();
-    let width = floats.len() / lines.lines().count();
-    let vectors = floats.chunks_exact(width);
-    let golden = lines.lines().zip(vectors).map(|(line, vector)| Golden {
-        vector: vector.to_vec(),
-        ..serde_json::from_str(line).unwrap()
-    });
-    golden.collect()
-}
 
 fn config(folder: &Path) -> EmbedConfig {
     EmbedConfig {
@@ -426,8 +390,8 @@ fn what_is_not_supported_is_named_with_what_is() {
     };
     config(
         "model_type",
-        json!("xlm-roberta"),
-        "architecture `xlm-roberta`",
+        json!("t5"),
+        "architecture `t5`",
         "model_type: bert",
     );
     config("hidden_act", json!("relu"), "activation `relu`", "GELU");

@@ -8,7 +8,7 @@
 mod random_models;
 
 use proptest::prelude::*;
-use random_models::small_folder;
+use random_models::{OTHERS, small_folder, small_other_folder};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -26,25 +26,39 @@ const FILES: [&str; 8] = [
     "model.safetensors",
 ];
 
-/// The files of a small model, all of them.
-static WHOLE: LazyLock<Vec<(&str, Vec<u8>)>> = LazyLock::new(|| {
-    let (_temporary, folder) = small_folder();
-    let lengths = json!({"max_seq_length": 60, "do_lower_case": true});
-    std::fs::write(folder.join(FILES[4]), lengths.to_string()).unwrap();
-    let read = |name| (name, std::fs::read(folder.join(name)).unwrap());
-    FILES.into_iter().map(read).collect()
+/// All files of one model.
+type Files = Vec<(&'static str, Vec<u8>)>;
+
+/// Models: a plain BERT, then one of each other architecture.
+const MODELS: usize = 1 + OTHERS.len();
+
+/// The files of a small model of each architecture.
+static WHOLE: LazyLock<Vec<Files>> = LazyLock::new(|| {
+    let of_model = |model: usize| {
+        let (_temporary, folder) = match model.checked_sub(1) {
+            None => small_folder(),
+            Some(other) => small_other_folder(OTHERS[other]),
+        };
+        let tokenizer = json!({"model_max_length": 64});
+        std::fs::write(folder.join(FILES[3]), tokenizer.to_string()).unwrap();
+        let lengths = json!({"max_seq_length": 60, "do_lower_case": model == 0});
+        std::fs::write(folder.join(FILES[4]), lengths.to_string()).unwrap();
+        let read = |name| (name, std::fs::read(folder.join(name)).unwrap());
+        FILES.into_iter().map(read).collect()
+    };
+    (0..MODELS).map(of_model).collect()
 });
 
 /// Memory is the process's: one test at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// Opens the model with some files replaced; an error must name its field and fact. Returns whether
+/// Opens a model with some files replaced; an error must name its field and fact. Returns whether
 /// it could be opened.
-fn open_with(changes: &[(&str, &[u8])]) -> bool {
+fn open_with(model: usize, changes: &[(&str, &[u8])]) -> bool {
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();
     std::fs::create_dir(folder.join("1_Pooling")).unwrap();
-    for (name, contents) in WHOLE.iter() {
+    for (name, contents) in &WHOLE[model] {
         let changed = changes.iter().find(|(it, _)| it == name);
         let contents = changed.map_or(contents.as_slice(), |(_, contents)| contents);
         std::fs::write(folder.join(name), contents).unwrap();
@@ -85,17 +99,17 @@ fn memory_peak() -> u64 {
     kilobytes.map_or(0, |number| number.parse::<u64>().unwrap() / 1024)
 }
 
-fn whole(name: &str) -> &'static [u8] {
-    let found = WHOLE.iter().find(|(it, _)| *it == name);
+fn whole(model: usize, name: &str) -> &'static [u8] {
+    let found = WHOLE[model].iter().find(|(it, _)| *it == name);
     &found.unwrap().1
 }
 
 #[test]
 fn huge_declared_sizes_take_no_memory() {
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    assert!(open_with(&[]));
+    assert!(open_with(0, &[]));
     let before = memory_peak();
-    let config: Value = serde_json::from_slice(whole("config.json")).unwrap();
+    let config: Value = serde_json::from_slice(whole(0, "config.json")).unwrap();
     for name in [
         "hidden_size",
         "num_hidden_layers",
@@ -108,11 +122,11 @@ fn huge_declared_sizes_take_no_memory() {
         for value in [0_u64, 1, 256, 1 << 10, 1 << 20, 1 << 31, 1 << 40, u64::MAX] {
             let mut config = config.clone();
             config[name] = value.into();
-            let opened = open_with(&[("config.json", config.to_string().as_bytes())]);
+            let opened = open_with(0, &[("config.json", config.to_string().as_bytes())]);
             assert!(!opened || value == 1, "{name} {value}");
         }
     }
-    let weights = whole("model.safetensors");
+    let weights = whole(0, "model.safetensors");
     let length = u64::from_le_bytes(weights[..8].try_into().unwrap()) as usize;
     let header: Value = serde_json::from_slice(&weights[8..8 + length]).unwrap();
     for shape in [
@@ -135,7 +149,7 @@ fn huge_declared_sizes_take_no_memory() {
             file.extend(header.as_bytes());
             file.extend(&weights[8 + length..]);
             assert!(
-                !open_with(&[("model.safetensors", &file)]),
+                !open_with(0, &[("model.safetensors", &file)]),
                 "{shape} {offsets}"
             );
         }
@@ -143,7 +157,7 @@ fn huge_declared_sizes_take_no_memory() {
     for length in [0, 7, 1 << 20, 1 << 40, u64::MAX] {
         let mut file = weights.to_vec();
         file[..8].copy_from_slice(&length.to_le_bytes());
-        assert!(!open_with(&[("model.safetensors", &file)]), "{length}");
+        assert!(!open_with(0, &[("model.safetensors", &file)]), "{length}");
     }
     let more = memory_peak() - before;
     assert!(more < 100, "{more} MiB");
@@ -165,30 +179,85 @@ fn huge_files_are_not_read() {
 #[test]
 fn truncated_files_are_errors() {
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    for (name, contents) in WHOLE.iter() {
-        let step = (contents.len() / 50).max(1);
-        for length in (0..contents.len() - 2).step_by(step) {
-            assert!(
-                !open_with(&[(name, &contents[..length])]),
-                "{name} {length}"
-            );
+    for model in 0..MODELS {
+        for (name, contents) in &WHOLE[model] {
+            let step = (contents.len() / 50).max(1);
+            for length in (0..contents.len() - 2).step_by(step) {
+                let opened = open_with(model, &[(name, &contents[..length])]);
+                assert!(!opened, "{model} {name} {length}");
+            }
         }
     }
 }
 
+/// Every number of every other architecture's description; some may be anything.
+#[test]
+fn huge_numbers_of_other_architectures_take_no_memory() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    for model in 1..MODELS {
+        assert!(open_with(model, &[]));
+        let before = memory_peak();
+        let config: Value = serde_json::from_slice(whole(model, "config.json")).unwrap();
+        for (name, was) in config.as_object().unwrap() {
+            if !was.is_number() {
+                continue;
+            }
+            for value in [0_u64, 1, 256, 1 << 10, 1 << 20, 1 << 31, 1 << 40, u64::MAX] {
+                let mut config = config.clone();
+                config[name] = value.into();
+                open_with(model, &[("config.json", config.to_string().as_bytes())]);
+            }
+        }
+        let more = memory_peak() - before;
+        assert!(more < 100, "{model}: {more} MiB");
+    }
+}
+
+/// A tokenizer whose pieces would make the library's tree of them gigabytes large, and one that would
+/// make a text a million times as long.
+#[test]
+fn a_tokenizer_that_would_explode_takes_no_memory() {
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = memory_peak();
+    let unigram: Value = serde_json::from_slice(whole(1, "tokenizer.json")).unwrap();
+    let mut many = unigram.clone();
+    let pieces = (0..60_000_u64).map(|index| {
+        let digits = format!("{:016x}", index.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        json!([digits.repeat(10), -1.0])
+    });
+    many["model"]["vocab"]
+        .as_array_mut()
+        .unwrap()
+        .extend(pieces);
+    let mut long = unigram.clone();
+    long["model"]["vocab"][300][0] = "a".repeat(1 << 20).into();
+    let mut replaced = unigram;
+    replaced["normalizer"] =
+        json!({"type": "Replace", "pattern": {"String": "a"}, "content": "a".repeat(1 << 20)});
+    for tokenizer in [many, long, replaced] {
+        assert!(!open_with(
+            1,
+            &[("tokenizer.json", tokenizer.to_string().as_bytes())]
+        ));
+    }
+    let more = memory_peak() - before;
+    assert!(more < 200, "{more} MiB");
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(900))]
 
     /// Bytes changed, taken out and put in; the header of the weights, where most bytes matter, gets
     /// its share.
     #[test]
     fn changed_bytes_end_in_a_model_or_an_error(
+        model in 0..MODELS,
         file in 0..FILES.len(),
         edits in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..4_u8), 1..6),
         in_front in any::<bool>(),
     ) {
         let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        let (name, contents) = &WHOLE[file];
+        let (name, contents) = &WHOLE[model][file];
         let mut contents = contents.clone();
         for (place, byte, edit) in edits {
             let room = if in_front { contents.len().min(4000) } else { contents.len() };
@@ -203,6 +272,6 @@ proptest! {
                 _ => contents.insert(place, b"0123456789{}[]\",-."[byte as usize % 18]),
             }
         }
-        open_with(&[(name, &contents)]);
+        open_with(model, &[(name, &contents)]);
     }
 }

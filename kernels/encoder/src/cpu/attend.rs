@@ -33,6 +33,8 @@ pub(crate) struct Attend {
     pub(crate) shape: AttentionShape,
     pub(crate) backend: Backend,
     pub(crate) products: Products,
+    /// How far a token looks; `None` where at all.
+    pub(crate) reach: Option<usize>,
 }
 
 impl Attend {
@@ -49,6 +51,7 @@ impl Attend {
             return Bf16Attention {
                 shape: self.shape,
                 tokens,
+                reach: self.reach,
                 queries_keys_values,
                 out,
                 scratch: &mut scratch.rounded,
@@ -58,6 +61,7 @@ impl Attend {
         self.backend.run(Attention {
             shape: self.shape,
             tokens,
+            reach: self.reach,
             queries_keys_values,
             out,
             scratch: &mut scratch.exact,

@@ -55,6 +55,8 @@ impl AttentionScratch {
 pub(crate) struct Attention<'a> {
     pub(crate) shape: AttentionShape,
     pub(crate) tokens: usize,
+    /// How far a token looks; `None` where at all.
+    pub(crate) reach: Option<usize>,
     /// `[tokens][3 * width]`
     pub(crate) queries_keys_values: &'a [f32],
     /// `[tokens][width]`
@@ -79,11 +81,82 @@ impl Kernel for Attention<'_> {
                 // SAFETY: the caller vouches for the instruction set, and all lengths were checked
                 // or made above.
                 unsafe {
-                    self.score::<V>(head, row, rows);
-                    let scales = self.exponentiate::<V>(rows);
-                    self.mix::<V>(head, row, &scales[..rows]);
+                    let span = Span::of(self.tokens, self.reach, (row, rows), V::PANEL_WIDTH);
+                    self.score::<V>(head, row, &span);
+                    let scales = self.exponentiate::<V>(&span);
+                    self.mix::<V>(head, row, &span, &scales[..rows]);
                 }
             }
+        }
+    }
+}
+
+/// The keys that the rows of a tile look at: whole panels, which a window makes fewer.
+pub(crate) struct Span {
+    /// Rows of the tile.
+    pub(crate) rows: usize,
+    /// The first key, at a panel's start.
+    pub(crate) first: usize,
+    /// Keys, rounded up to whole panels.
+    pub(crate) keys: usize,
+    /// Keys that are tokens.
+    pub(crate) tokens: usize,
+    /// Of each row, what it looks at, counted from `first`.
+    seen: Seen,
+}
+
+#[derive(Clone, Copy)]
+enum Seen {
+    All,
+    Near {
+        /// The tile's first row, counted from the span's first key.
+        row: usize,
+        reach: usize,
+    },
+}
+
+impl Span {
+    /// Of the tile that begins at a row and has so many.
+    #[inline(always)]
+    pub(crate) fn of(
+        tokens: usize,
+        reach: Option<usize>,
+        (row, rows): (usize, usize),
+        panel_width: usize,
+    ) -> Self {
+        let Some(reach) = reach else {
+            return Self {
+                rows,
+                first: 0,
+                keys: tokens.next_multiple_of(panel_width),
+                tokens,
+                seen: Seen::All,
+            };
+        };
+        let first = row.saturating_sub(reach) / panel_width * panel_width;
+        let end = tokens.min((row + rows).saturating_add(reach));
+        let keys = (end - first).next_multiple_of(panel_width);
+        Self {
+            rows,
+            first,
+            keys,
+            tokens: keys.min(tokens - first),
+            seen: Seen::Near {
+                row: row - first,
+                reach,
+            },
+        }
+    }
+
+    /// Masks what a row of scores does not look at.
+    #[inline(always)]
+    pub(crate) fn mask(&self, row: usize, scores: &mut [f32]) {
+        scores[self.tokens..self.keys].fill(MASKED_SCORE);
+        if let Seen::Near { row: first, reach } = self.seen {
+            let row = first + row;
+            scores[..row.saturating_sub(reach)].fill(MASKED_SCORE);
+            let end = self.keys.min(row.saturating_add(reach + 1));
+            scores[end..self.keys].fill(MASKED_SCORE);
         }
     }
 }
@@ -111,34 +184,34 @@ impl Attention<'_> {
         }
     }
 
-    /// Scores of `rows` queries against all keys; what lies beyond the last token is masked.
+    /// Scores of a tile's queries against the span's keys; what they do not look at is masked.
     ///
     /// # Safety
     /// The processor must have the instruction set of `V`, and `run` must have made the scratch.
     #[inline(always)]
-    unsafe fn score<V: Lanes>(&mut self, head: usize, row: usize, rows: usize) {
+    unsafe fn score<V: Lanes>(&mut self, head: usize, row: usize, span: &Span) {
         let (size, width) = (self.shape.head_size, self.shape.width());
-        let padded = self.tokens.next_multiple_of(V::PANEL_WIDTH);
-        for column in (0..padded).step_by(V::PANEL_WIDTH) {
-            // SAFETY: rows row.. exist in the input; the keys have `padded` columns in panels of
-            // `size` rows; the scores have TILE_ROWS rows of `padded` floats.
+        for column in (0..span.keys).step_by(V::PANEL_WIDTH) {
+            // SAFETY: rows row.. exist in the input; the keys have the span's columns in panels of
+            // `size` rows; the scores have room for TILE_ROWS rows of all keys.
             unsafe {
                 Tile {
                     a: (self.queries_keys_values.as_ptr()).add(row * 3 * width + head * size),
                     a_stride: 3 * width,
-                    b: self.scratch.keys.as_ptr().add(column * size),
+                    b: self.scratch.keys.as_ptr().add((span.first + column) * size),
                     b_stride: V::PANEL_WIDTH,
                     depth: size,
                     out: self.scratch.scores.as_mut_ptr().add(column),
-                    out_stride: padded,
+                    out_stride: span.keys,
                     start: Start::Zero,
                     finish: Finish::Store,
                 }
-                .compute::<V>(rows);
+                .compute::<V>(span.rows);
             }
         }
-        for row in 0..rows {
-            self.scratch.scores[row * padded + self.tokens..(row + 1) * padded].fill(MASKED_SCORE);
+        let lines = self.scratch.scores.chunks_exact_mut(span.keys);
+        for (row, line) in lines.take(span.rows).enumerate() {
+            span.mask(row, line);
         }
     }
 
@@ -147,11 +220,10 @@ impl Attention<'_> {
     /// # Safety
     /// The processor must have the instruction set of `V`.
     #[inline(always)]
-    unsafe fn exponentiate<V: Lanes>(&mut self, rows: usize) -> [f32; TILE_ROWS_MAX] {
-        let padded = self.tokens.next_multiple_of(V::PANEL_WIDTH);
+    unsafe fn exponentiate<V: Lanes>(&mut self, span: &Span) -> [f32; TILE_ROWS_MAX] {
         let mut scales = [0.0; TILE_ROWS_MAX];
-        let lines = self.scratch.scores.chunks_exact_mut(padded);
-        for (scale, line) in scales.iter_mut().zip(lines).take(rows) {
+        let lines = self.scratch.scores.chunks_exact_mut(span.keys);
+        for (scale, line) in scales.iter_mut().zip(lines).take(span.rows) {
             // SAFETY: a row is a whole number of vectors.
             *scale = unsafe { exponentiate::<V>(line) };
         }
@@ -163,9 +235,8 @@ impl Attention<'_> {
     /// # Safety
     /// The processor must have the instruction set of `V`, and `run` must have made the scratch.
     #[inline(always)]
-    unsafe fn mix<V: Lanes>(&mut self, head: usize, row: usize, scales: &[f32]) {
+    unsafe fn mix<V: Lanes>(&mut self, head: usize, row: usize, span: &Span, scales: &[f32]) {
         let (size, width) = (self.shape.head_size, self.shape.width());
-        let padded = self.tokens.next_multiple_of(V::PANEL_WIDTH);
         for column in (0..size).step_by(V::PANEL_WIDTH) {
             // SAFETY: the scores have a row for each scale, the values `tokens` rows in each panel,
             // and the output the rows from `row` on.
@@ -176,10 +247,11 @@ impl Attention<'_> {
                     .add(row * width + head * size + column);
                 Tile {
                     a: self.scratch.scores.as_ptr(),
-                    a_stride: padded,
-                    b: self.scratch.values.as_ptr().add(column * self.tokens),
+                    a_stride: span.keys,
+                    b: (self.scratch.values.as_ptr())
+                        .add(column * self.tokens + span.first * V::PANEL_WIDTH),
                     b_stride: V::PANEL_WIDTH,
-                    depth: self.tokens,
+                    depth: span.tokens,
                     out,
                     out_stride: width,
                     start: Start::Zero,
@@ -233,7 +305,12 @@ pub(crate) mod testing {
     use super::AttentionShape;
 
     /// Attention in f64.
-    pub(crate) fn reference(shape: AttentionShape, tokens: usize, input: &[f32]) -> Vec<f64> {
+    pub(crate) fn reference(
+        shape: AttentionShape,
+        tokens: usize,
+        reach: Option<usize>,
+        input: &[f32],
+    ) -> Vec<f64> {
         let (size, width) = (shape.head_size, shape.width());
         let at = |token: usize, part: usize, head: usize, dimension: usize| {
             f64::from(input[token * 3 * width + part * width + head * size + dimension])
@@ -246,7 +323,8 @@ pub(crate) mod testing {
                         let score: f64 = (0..size)
                             .map(|d| at(row, 0, head, d) * at(other, 1, head, d))
                             .sum();
-                        score.exp()
+                        let is_seen = reach.is_none_or(|reach| row.abs_diff(other) <= reach);
+                        if is_seen { score.exp() } else { 0.0 }
                     })
                     .collect();
                 let sum: f64 = weights.iter().sum();
@@ -307,7 +385,12 @@ mod tests {
     use super::testing::{check_faults, reference};
     use super::*;
 
-    fn check(backend: Backend, shape: AttentionShape, scratch: &mut AttentionScratch) {
+    fn check(
+        backend: Backend,
+        shape: AttentionShape,
+        reach: Option<usize>,
+        scratch: &mut AttentionScratch,
+    ) {
         // From long to short, so that stale scratch would show.
         for tokens in [256, 100, 33, 32, 17, 16, 13, 3, 2, 1] {
             let input = Noise::new(tokens as u64).floats(tokens * 3 * shape.width());
@@ -315,14 +398,15 @@ mod tests {
             backend.run(Attention {
                 shape,
                 tokens,
+                reach,
                 queries_keys_values: &input,
                 out: &mut out,
                 scratch,
             });
-            for (x, y) in out.iter().zip(reference(shape, tokens, &input)) {
+            for (x, y) in out.iter().zip(reference(shape, tokens, reach, &input)) {
                 assert!(
                     (f64::from(*x) - y).abs() < 1e-5,
-                    "{backend:?} {tokens} tokens"
+                    "{backend:?} {tokens} tokens, {reach:?}"
                 );
             }
         }
@@ -335,6 +419,7 @@ mod tests {
                 backend.run(Attention {
                     shape,
                     tokens,
+                    reach: None,
                     queries_keys_values: input,
                     out,
                     scratch: &mut AttentionScratch::default(),
@@ -352,7 +437,16 @@ mod tests {
                     heads: 2,
                     head_size,
                 };
-                check(backend, shape, &mut scratch);
+                for reach in [
+                    None,
+                    Some(0),
+                    Some(1),
+                    Some(8),
+                    Some(64),
+                    Some(usize::MAX / 4),
+                ] {
+                    check(backend, shape, reach, &mut scratch);
+                }
             }
         }
     }

@@ -10,7 +10,7 @@
 
 #![allow(unsafe_code)]
 
-use super::attention::{AttentionShape, MASKED_SCORE, TILE_ROWS_MAX, exponentiate};
+use super::attention::{AttentionShape, Span, TILE_ROWS_MAX, exponentiate};
 use super::bf16_tile::{PANEL_WIDTH, Pair, PairTile, TILE_ROWS, is_available, round};
 use super::buffer::AlignedBuffer;
 use super::tile::{Finish, Start, even_tiles};
@@ -45,6 +45,8 @@ impl Bf16AttentionScratch {
 pub(crate) struct Bf16Attention<'a> {
     pub(crate) shape: AttentionShape,
     pub(crate) tokens: usize,
+    /// How far a token looks; `None` where at all.
+    pub(crate) reach: Option<usize>,
     /// `[tokens][3 * width]`
     pub(crate) queries_keys_values: &'a [f32],
     /// `[tokens][width]`
@@ -88,9 +90,10 @@ impl Bf16Attention<'_> {
             self.pack_queries_and_keys(head);
             self.pack_values(head);
             for (row, rows) in even_tiles(self.tokens, TILE_ROWS) {
-                self.score(row, rows);
-                let scales = self.weigh(rows);
-                self.mix(head, row, &scales[..rows]);
+                let span = Span::of(self.tokens, self.reach, (row, rows), PANEL_WIDTH);
+                self.score(row, &span);
+                let scales = self.weigh(&span);
+                self.mix(head, row, &span, &scales[..rows]);
             }
         }
     }
@@ -151,32 +154,33 @@ impl Bf16Attention<'_> {
         }
     }
 
-    /// Scores of `rows` queries against all keys; what lies beyond the last token is masked.
+    /// Scores of a tile's queries against the span's keys; what they do not look at is masked.
     ///
     /// # Safety
     /// As for `run_head`.
     #[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
-    unsafe fn score(&mut self, row: usize, rows: usize) {
-        let (depth, padded) = (self.shape.head_size / 2, self.padded());
-        for column in (0..padded).step_by(PANEL_WIDTH) {
-            // SAFETY: rows row.. exist in the queries; the keys have `padded` columns in panels of
-            // `depth` rows; the scores have TILE_ROWS rows of `padded` floats.
+    unsafe fn score(&mut self, row: usize, span: &Span) {
+        let depth = self.shape.head_size / 2;
+        for column in (0..span.keys).step_by(PANEL_WIDTH) {
+            // SAFETY: rows row.. exist in the queries; the keys have the span's columns in panels of
+            // `depth` rows; the scores have room for TILE_ROWS rows of all keys.
             unsafe {
                 PairTile {
                     input: self.scratch.queries.as_ptr().add(row * depth),
                     input_stride: depth,
-                    panel: self.scratch.keys.as_ptr().add(column * depth),
+                    panel: (self.scratch.keys.as_ptr()).add((span.first + column) * depth),
                     depth,
                     out: self.scratch.scores.as_mut_ptr().add(column),
-                    out_stride: padded,
+                    out_stride: span.keys,
                     start: Start::Zero,
                     finish: Finish::Store,
                 }
-                .compute(rows);
+                .compute(span.rows);
             }
         }
-        for row in 0..rows {
-            self.scratch.scores[row * padded + self.tokens..(row + 1) * padded].fill(MASKED_SCORE);
+        let lines = self.scratch.scores.chunks_exact_mut(span.keys);
+        for (row, line) in lines.take(span.rows).enumerate() {
+            span.mask(row, line);
         }
     }
 
@@ -185,12 +189,12 @@ impl Bf16Attention<'_> {
     /// # Safety
     /// As for `run_head`.
     #[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
-    unsafe fn weigh(&mut self, rows: usize) -> [f32; TILE_ROWS_MAX] {
-        let padded = self.padded();
+    unsafe fn weigh(&mut self, span: &Span) -> [f32; TILE_ROWS_MAX] {
         let mut scales = [0.0; TILE_ROWS_MAX];
-        let scores = self.scratch.scores.chunks_exact_mut(padded);
-        let weights = self.scratch.weights.chunks_exact_mut(padded / 2);
-        for ((scale, scores), weights) in scales.iter_mut().zip(scores).zip(weights).take(rows) {
+        let scores = self.scratch.scores.chunks_exact_mut(span.keys);
+        let weights = self.scratch.weights.chunks_exact_mut(span.keys / 2);
+        let rows = scales.iter_mut().zip(scores).zip(weights);
+        for ((scale, scores), weights) in rows.take(span.rows) {
             // SAFETY: the instruction set is there, and a row is a whole number of vectors.
             unsafe {
                 *scale = exponentiate::<Avx512>(scores);
@@ -205,7 +209,7 @@ impl Bf16Attention<'_> {
     /// # Safety
     /// As for `run_head`.
     #[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
-    unsafe fn mix(&mut self, head: usize, row: usize, scales: &[f32]) {
+    unsafe fn mix(&mut self, head: usize, row: usize, span: &Span, scales: &[f32]) {
         let (size, width) = (self.shape.head_size, self.shape.width());
         let pairs = self.tokens.div_ceil(2);
         for column in (0..size).step_by(PANEL_WIDTH) {
@@ -218,9 +222,10 @@ impl Bf16Attention<'_> {
                     .add(row * width + head * size + column);
                 PairTile {
                     input: self.scratch.weights.as_ptr(),
-                    input_stride: self.padded() / 2,
-                    panel: self.scratch.values.as_ptr().add(column * pairs),
-                    depth: pairs,
+                    input_stride: span.keys / 2,
+                    panel: (self.scratch.values.as_ptr())
+                        .add(column * pairs + span.first / 2 * PANEL_WIDTH),
+                    depth: span.tokens.div_ceil(2),
                     out,
                     out_stride: width,
                     start: Start::Zero,
@@ -278,12 +283,37 @@ mod tests {
             let attention = Bf16Attention {
                 shape,
                 tokens,
+                reach: None,
                 queries_keys_values: input,
                 out,
                 scratch: &mut Bf16AttentionScratch::default(),
             };
             attention.run();
         });
+    }
+
+    fn check(
+        shape: AttentionShape,
+        tokens: usize,
+        reach: Option<usize>,
+        scratch: &mut Bf16AttentionScratch,
+    ) {
+        let input = Noise::new(tokens as u64).floats(tokens * 3 * shape.width());
+        let mut out = vec![f32::NAN; tokens * shape.width()];
+        Bf16Attention {
+            shape,
+            tokens,
+            reach,
+            queries_keys_values: &input,
+            out: &mut out,
+            scratch,
+        }
+        .run();
+        // Values of half a unit at most, each rounded to 9 bits.
+        for (x, y) in out.iter().zip(reference(shape, tokens, reach, &input)) {
+            let error = (f64::from(*x) - y).abs();
+            assert!(error < 4e-3, "{tokens} tokens, {reach:?}: {error:e}");
+        }
     }
 
     #[test]
@@ -299,20 +329,15 @@ mod tests {
             };
             // From long to short, so that stale scratch would show.
             for tokens in [256, 100, 33, 32, 17, 16, 13, 3, 2, 1] {
-                let input = Noise::new(tokens as u64).floats(tokens * 3 * shape.width());
-                let mut out = vec![f32::NAN; tokens * shape.width()];
-                Bf16Attention {
-                    shape,
-                    tokens,
-                    queries_keys_values: &input,
-                    out: &mut out,
-                    scratch: &mut scratch,
-                }
-                .run();
-                // Values of half a unit at most, each rounded to 9 bits.
-                for (x, y) in out.iter().zip(reference(shape, tokens, &input)) {
-                    let error = (f64::from(*x) - y).abs();
-                    assert!(error < 4e-3, "{head_size} {tokens} tokens: {error:e}");
+                for reach in [
+                    None,
+                    Some(0),
+                    Some(1),
+                    Some(8),
+                    Some(64),
+                    Some(usize::MAX / 4),
+                ] {
+                    check(shape, tokens, reach, &mut scratch);
                 }
             }
         }

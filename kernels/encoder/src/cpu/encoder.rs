@@ -6,8 +6,11 @@
 //! Invariant: no operation mixes rows of two texts, and none orders its sums by the batch.
 
 use super::Backend;
+use super::architecture::{FeedForward, Norms, Positions};
 use super::attend::Attend;
 use super::dense::Products;
+use super::gate::Gate;
+use super::rotary::Rotate;
 use super::rows::{AddAndNormalise, LayerNorm, PoolRows};
 use super::scratch::{Scratch, ScratchPool};
 use super::tile::Finish;
@@ -61,7 +64,7 @@ impl Encoder {
         let lengths: Vec<usize> = texts.iter().map(|ids| ids.len()).collect();
         let rows = lengths.iter().sum();
         self.look_up(texts, scratch);
-        self.add_and_normalise(&self.weights.embedding_norm, rows, scratch);
+        self.embed(rows, scratch);
         for layer in &self.weights.layers {
             self.attend(layer, &lengths, scratch);
             self.add_and_normalise(&layer.attention_norm, rows, scratch);
@@ -83,19 +86,49 @@ impl Encoder {
         pooled.collect()
     }
 
+    /// The rows that the first layer gets.
+    fn embed(&self, rows: usize, scratch: &mut Scratch) {
+        let width = self.width();
+        self.backend.run(AddAndNormalise {
+            norm: &self.weights.embedding_norm,
+            width,
+            rows: &mut scratch.hidden[..rows * width],
+            added: &scratch.added[..rows * width],
+            sums: None,
+        });
+        if self.shape.architecture.norms == Norms::BeforeStep {
+            let hidden = &scratch.hidden[..rows * width];
+            scratch.sums[..rows * width].copy_from_slice(hidden);
+        }
+    }
+
     /// Words into `hidden`, positions into `added`.
     fn look_up(&self, texts: &[&[u32]], scratch: &mut Scratch) {
         let width = self.width();
         let hidden = scratch.hidden.chunks_exact_mut(width);
         let mut rows = hidden.zip(scratch.added.chunks_exact_mut(width));
         for ids in texts {
+            let mut counted = 0;
             // The rows come last in the zip, so that no row is taken and lost when the ids end.
-            let positions = self.weights.positions.chunks_exact(width);
-            for ((id, position), (word, added)) in ids.iter().zip(positions).zip(&mut rows) {
-                word.copy_from_slice(&self.weights.words[*id as usize * width..][..width]);
-                added.copy_from_slice(position);
+            for (id, (word, added)) in ids.iter().zip(&mut rows) {
+                let id = *id as usize;
+                let position = match self.shape.architecture.positions {
+                    Positions::LearnedBesidePadding { padding } if id == padding => padding,
+                    Positions::LearnedBesidePadding { padding } => padding + 1 + counted,
+                    Positions::Learned => counted,
+                    Positions::Rotary { .. } => 0,
+                };
+                counted += usize::from(!self.is_padding(id));
+                word.copy_from_slice(&self.weights.words[id * width..][..width]);
+                added.copy_from_slice(&self.weights.positions[position * width..][..width]);
             }
         }
+    }
+
+    /// Whether a text's next token has the place of this one: RoBERTa does not count padding, which a
+    /// text can name.
+    fn is_padding(&self, id: usize) -> bool {
+        self.shape.architecture.positions == Positions::LearnedBesidePadding { padding: id }
     }
 
     fn add_and_normalise(&self, norm: &LayerNorm, rows: usize, scratch: &mut Scratch) {
@@ -105,6 +138,10 @@ impl Encoder {
             width,
             rows: &mut scratch.hidden[..rows * width],
             added: &scratch.added[..rows * width],
+            sums: match self.shape.architecture.norms {
+                Norms::AfterSum => None,
+                Norms::BeforeStep => Some(&mut scratch.sums[..rows * width]),
+            },
         });
     }
 
@@ -123,9 +160,18 @@ impl Encoder {
             shape: self.shape.attention,
             backend: self.backend,
             products: self.products,
+            reach: layer.reach,
         };
         let mut first = 0;
         for tokens in lengths {
+            if let Some(rotation) = self.weights.rotation(layer) {
+                self.backend.run(Rotate {
+                    shape: self.shape.attention,
+                    rotation,
+                    tokens: *tokens,
+                    queries_keys_values: &mut scratch.queries_keys_values[first * 3 * width..],
+                });
+            }
             attend.run(
                 *tokens,
                 &scratch.queries_keys_values[first * 3 * width..],
@@ -145,13 +191,23 @@ impl Encoder {
 
     /// The feed-forward network; the result is left in `added`.
     fn feed_forward(&self, layer: &LayerWeights, rows: usize, scratch: &mut Scratch) {
+        let feed_forward = self.shape.architecture.feed_forward;
         layer.expand.run(
             self.backend,
             (rows, &scratch.hidden),
             &mut scratch.intermediate,
-            Finish::Gelu,
+            match feed_forward {
+                FeedForward::Gelu => Finish::Gelu,
+                FeedForward::GatedGelu | FeedForward::GatedSilu => Finish::Store,
+            },
             &mut scratch.dense,
         );
+        self.backend.run(Gate {
+            feed_forward,
+            rows,
+            width: self.shape.intermediate,
+            values: &mut scratch.intermediate,
+        });
         layer.contract.run(
             self.backend,
             (rows, &scratch.intermediate),

@@ -1,4 +1,4 @@
-//! `exp`, `erf` and GELU over vectors.
+//! `exp`, `erf`, GELU and SiLU over vectors.
 //!
 //! Invariant: errors stay below 3e-7 of the value (`exp`) and 4e-7 absolute (`erf`, for GELU times
 //! half the input); the tests compare with f64.
@@ -102,6 +102,23 @@ pub(crate) unsafe fn gelu<V: Lanes>(x: V) -> V {
         let half = x.mul(V::splat(0.5));
         let erf = erf(x.mul(V::splat(std::f32::consts::FRAC_1_SQRT_2)));
         half.mul_add(erf, half)
+    }
+}
+
+/// Beyond this the logistic function's denominator would leave what [`exp`] can say; at it the function is
+/// already below 2e-35.
+const SILU_EXPONENT_MAX: f32 = 80.0;
+
+/// x times its logistic function.
+///
+/// # Safety
+/// The processor must have the instruction set of `V`.
+#[inline(always)]
+pub(crate) unsafe fn silu<V: Lanes>(x: V) -> V {
+    // SAFETY: this function's contract.
+    unsafe {
+        let exponent = V::splat(0.0).sub(x).min(V::splat(SILU_EXPONENT_MAX));
+        x.div(exp(exponent).add(V::splat(1.0)))
     }
 }
 

@@ -1,12 +1,14 @@
 //! The encoder on the processor: which instruction set runs it, and its parts.
 //!
 //! [`lanes`] names the vector operations, [`tile`] is the inner loop of every product of 32-bit
-//! floats, [`linear`], [`attention`] and [`rows`] are the kernels. The files named `bf16` have the
+//! floats, [`linear`], [`attention`], [`rotary`], [`gate`] and [`rows`] are the kernels. The files named `bf16` have the
 //! same in bfloat16 where the processor has it, and [`dense`] and [`attend`] choose. [`weights`] reads
-//! and packs a model, [`encoder`] is the forward pass over ragged batches, and [`scratch`] its memory.
+//! and packs a model, [`architecture`] says what tells models apart beside sizes, [`encoder`] is the
+//! forward pass over ragged batches, and [`scratch`] its memory.
 //!
 //! Invariant: a kernel for an instruction set runs only after the processor was asked for it.
 
+mod architecture;
 mod attend;
 mod attention;
 #[cfg(target_arch = "x86_64")]
@@ -19,8 +21,10 @@ mod buffer;
 mod dense;
 mod encoder;
 mod functions;
+mod gate;
 mod lanes;
 mod linear;
+mod rotary;
 mod rows;
 mod scratch;
 mod tile;
@@ -28,6 +32,7 @@ mod weights;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub(crate) use architecture::{Architecture, Family, FeedForward, Norms, Positions, Window};
 pub(crate) use attention::AttentionShape;
 pub use dense::Products;
 pub(crate) use encoder::Encoder;
@@ -136,7 +141,7 @@ impl Backend {
 pub(crate) mod testing {
     //! Reproducible numbers and a small model for the kernels' tests.
 
-    use super::{AttentionShape, EncoderShape, Pooling};
+    use super::{Architecture, AttentionShape, EncoderShape, Pooling};
     use half::{bf16, f16};
     use safetensors::Dtype;
     use safetensors::tensor::{TensorView, serialize};
@@ -176,6 +181,7 @@ pub(crate) mod testing {
         intermediate: 96,
         variance_floor: 1e-12,
         pooling: Pooling::Mean,
+        architecture: Architecture::BERT,
     };
 
     /// A safetensors file with random weights of [`SMALL_SHAPE`], each name after `part`.

@@ -27,13 +27,16 @@ pub(crate) enum Pooling {
     First,
 }
 
-/// `rows = normalise(rows + added)`, row by row, in place.
+/// `rows = normalise(rows + added)`, row by row, in place; with sums that are kept, `sums += added` and
+/// `rows = normalise(sums)`.
 pub(crate) struct AddAndNormalise<'a> {
     pub(crate) norm: &'a LayerNorm,
     /// Floats in a row; a multiple of every vector's width.
     pub(crate) width: usize,
     pub(crate) rows: &'a mut [f32],
     pub(crate) added: &'a [f32],
+    /// The rows before they were normalised, where an architecture goes on adding to those.
+    pub(crate) sums: Option<&'a mut [f32]>,
 }
 
 impl Kernel for AddAndNormalise<'_> {
@@ -46,11 +49,22 @@ impl Kernel for AddAndNormalise<'_> {
             .rows
             .chunks_exact_mut(width)
             .zip(self.added.chunks_exact(width));
+        let mut sums = self.sums.map(|sums| sums.chunks_exact_mut(width));
         for (row, added) in pairs {
-            // SAFETY: the caller vouches for the instruction set; all four pointers are valid for
+            let kept = sums.as_mut().and_then(Iterator::next);
+            // SAFETY: the caller vouches for the instruction set; all five pointers are valid for
             // `width` floats, which is a whole number of vectors.
             unsafe {
                 let (row, added) = (row.as_mut_ptr(), added.as_ptr());
+                if let Some(kept) = kept {
+                    for at in (0..width).step_by(V::WIDTH) {
+                        // The sum below adds to what is kept, and is what is kept from now on.
+                        let value = V::load(kept.as_ptr().add(at));
+                        value.store(row.add(at));
+                        let sum = value.add(V::load(added.add(at)));
+                        sum.store(kept.as_mut_ptr().add(at));
+                    }
+                }
                 let mut sum = V::splat(0.0);
                 for at in (0..width).step_by(V::WIDTH) {
                     let value = V::load(row.add(at)).add(V::load(added.add(at)));
@@ -135,6 +149,7 @@ mod tests {
                 width,
                 rows: &mut out,
                 added: &added,
+                sums: None,
             });
             for row in 0..5 {
                 let values: Vec<f64> = (row * width..(row + 1) * width)

@@ -5,6 +5,7 @@
 //!
 //! Invariant: what is kept never has more than the pool's bytes.
 
+use super::architecture::Norms;
 use super::attend::AttendScratch;
 use super::buffer::AlignedBuffer;
 use super::dense::DenseScratch;
@@ -24,9 +25,11 @@ pub(crate) struct Scratch {
     pub(crate) added: AlignedBuffer,
     /// `[rows][width]`: the output of attention.
     pub(crate) context: AlignedBuffer,
+    /// `[rows][width]`: the tokens' vectors before they were normalised, where those are added to.
+    pub(crate) sums: AlignedBuffer,
     /// `[rows][3 * width]`
     pub(crate) queries_keys_values: AlignedBuffer,
-    /// `[rows][intermediate]`
+    /// `[rows][intermediate]`, or twice that before a gate.
     pub(crate) intermediate: AlignedBuffer,
     pub(crate) attention: AttendScratch,
     pub(crate) dense: DenseScratch,
@@ -40,7 +43,10 @@ impl Scratch {
             buffer.grow(rows * width);
         }
         self.queries_keys_values.grow(rows * 3 * width);
-        self.intermediate.grow(rows * shape.intermediate);
+        if shape.architecture.norms == Norms::BeforeStep {
+            self.sums.grow(rows * width);
+        }
+        self.intermediate.grow(rows * shape.expanded());
     }
 
     fn bytes(&self) -> usize {
@@ -48,6 +54,7 @@ impl Scratch {
             &self.hidden,
             &self.added,
             &self.context,
+            &self.sums,
             &self.queries_keys_values,
             &self.intermediate,
         ];

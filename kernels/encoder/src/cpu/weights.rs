@@ -1,24 +1,27 @@
-//! Reads a BERT encoder's weights and packs them for one instruction set.
+//! Reads an encoder's weights and packs them for one instruction set.
 //!
 //! Invariant: an [`EncoderWeights`] has exactly the shapes of its [`EncoderShape`]; a file that does
 //! not is an error, never a panic.
 
 use super::Backend;
+use super::architecture::{Architecture, Family, Positions};
 use super::attention::AttentionShape;
 use super::buffer::AlignedBuffer;
 use super::dense::{DenseLayer, Products};
+use super::rotary::Rotation;
 use super::rows::{LayerNorm, Pooling};
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors};
 
-/// Sizes of a BERT encoder, and what its files say about its arithmetic.
+/// Sizes of an encoder, and what its files say about its arithmetic.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct EncoderShape {
     /// Word pieces in the vocabulary.
     pub(crate) vocabulary: usize,
-    /// Rows of the position embedding.
+    /// Tokens of the longest text that has positions.
     pub(crate) positions: usize,
-    /// Rows of the token type embedding, of which the first is used.
+    /// Rows of the token type embedding, of which the first is used; none where there is no such
+    /// embedding.
     pub(crate) token_types: usize,
     /// Layers.
     pub(crate) layers: usize,
@@ -30,6 +33,8 @@ pub(crate) struct EncoderShape {
     pub(crate) variance_floor: f32,
     /// How a text's tokens become one vector.
     pub(crate) pooling: Pooling,
+    /// What else tells its arithmetic from others'.
+    pub(crate) architecture: Architecture,
 }
 
 impl EncoderShape {
@@ -40,12 +45,24 @@ impl EncoderShape {
     /// pooler, and a head that predicts words.
     pub(crate) fn parameters_max(self) -> usize {
         let width = self.attention.width();
-        let embeddings = 2 * self.vocabulary + self.positions + self.token_types;
-        let layer = 4 * width + 2 * self.intermediate + 16;
+        let positions = self.positions + self.architecture.positions.rows_before();
+        let embeddings = 2 * self.vocabulary + positions + self.token_types;
+        let layer = 4 * width + self.intermediate + self.expanded() + 16;
         let feed_forward_bias = self.layers * self.intermediate;
         (embeddings + self.layers * layer + 3 * width) * width
             + feed_forward_bias
             + 2 * self.vocabulary
+    }
+
+    /// Outputs of the first product of the feed-forward network.
+    pub(crate) fn expanded(self) -> usize {
+        self.architecture.feed_forward.parts() * self.intermediate
+    }
+
+    /// Whether it is BERT as it was published, in these sizes: what a device that knows nothing else
+    /// may compute.
+    pub(crate) fn is_plain_bert(self) -> bool {
+        self.architecture == Architecture::BERT
     }
 }
 
@@ -77,25 +94,32 @@ pub(crate) enum WeightsError {
 pub(crate) struct LayerWeights {
     pub(crate) queries_keys_values: DenseLayer,
     pub(crate) attention_output: DenseLayer,
+    /// What makes the feed-forward network's rows.
     pub(crate) attention_norm: LayerNorm,
     pub(crate) expand: DenseLayer,
     pub(crate) contract: DenseLayer,
+    /// What makes the next layer's rows, or the last.
     pub(crate) output_norm: LayerNorm,
+    /// How far a token looks; `None` where at all.
+    pub(crate) reach: Option<usize>,
 }
 
 /// A whole encoder.
 pub(crate) struct EncoderWeights {
     /// `[vocabulary][width]`
     pub(crate) words: Vec<f32>,
-    /// `[positions][width]`, the embedding of token type 0 already added.
+    /// `[positions][width]`, the embedding of token type 0 already added; one row where positions are
+    /// not added.
     pub(crate) positions: Vec<f32>,
     pub(crate) embedding_norm: LayerNorm,
     pub(crate) layers: Vec<LayerWeights>,
+    /// Of layers that look at all tokens, and of the others.
+    rotations: Option<[Rotation; 2]>,
 }
 
 impl EncoderWeights {
-    /// Reads a safetensors file in the names that Hugging Face's `BertModel` uses, alone or as the
-    /// part `bert` of a larger model.
+    /// Reads a safetensors file in the names of the architecture's family, alone or as a part of a
+    /// larger model.
     pub(crate) fn read(
         file: &[u8],
         shape: EncoderShape,
@@ -103,43 +127,59 @@ impl EncoderWeights {
         products: Products,
     ) -> Result<Self, WeightsError> {
         let tensors = SafeTensors::deserialize(file)?;
-        let is_part = tensors.tensor(&format!("{PART}{WORDS}")).is_ok();
+        let words = match shape.architecture.family {
+            Family::Bert | Family::NomicBert => "embeddings.word_embeddings.weight",
+            Family::ModernBert => "embeddings.tok_embeddings.weight",
+        };
+        let is_part = |part: &&&str| tensors.tensor(&format!("{part}{words}")).is_ok();
+        let part = PARTS.iter().find(is_part).copied().unwrap_or_default();
         let reader = Reader {
             tensors,
-            part: if is_part { PART } else { "" },
+            part,
             shape,
             backend,
             products,
         };
         let width = shape.attention.width();
-        let types = reader.tensor(
-            "embeddings.token_type_embeddings.weight",
-            &[shape.token_types, width],
-        )?;
-        let mut positions = reader.tensor(
-            "embeddings.position_embeddings.weight",
-            &[shape.positions, width],
-        )?;
-        for row in positions.chunks_exact_mut(width) {
-            for (value, of_type) in row.iter_mut().zip(&types[..width]) {
-                *value += of_type;
-            }
-        }
         Ok(Self {
-            words: reader.tensor(WORDS, &[shape.vocabulary, width])?,
-            positions,
-            embedding_norm: reader.norm("embeddings.LayerNorm")?,
+            words: reader.tensor(words, &[shape.vocabulary, width])?,
+            positions: reader.positions()?,
+            embedding_norm: reader.norm(match shape.architecture.family {
+                Family::Bert => "embeddings.LayerNorm",
+                Family::NomicBert => "emb_ln",
+                Family::ModernBert => "embeddings.norm",
+            })?,
             layers: (0..shape.layers)
                 .map(|layer| reader.layer(layer))
                 .collect::<Result<_, _>>()?,
+            rotations: rotations(shape),
         })
+    }
+
+    /// What turns a layer's queries and keys.
+    pub(crate) fn rotation(&self, layer: &LayerWeights) -> Option<&Rotation> {
+        let [global, local] = self.rotations.as_ref()?;
+        Some(if layer.reach.is_some() { local } else { global })
     }
 }
 
-/// The word embedding's name.
-const WORDS: &str = "embeddings.word_embeddings.weight";
+fn rotations(shape: EncoderShape) -> Option<[Rotation; 2]> {
+    let Positions::Rotary { base, base_local } = shape.architecture.positions else {
+        return None;
+    };
+    let head_size = shape.attention.head_size;
+    let local_places = match shape.architecture.window {
+        Some(_) => shape.positions,
+        None => 0,
+    };
+    Some([
+        Rotation::new(shape.positions, head_size, base),
+        Rotation::new(local_places, head_size, base_local),
+    ])
+}
+
 /// What names begin with in a checkpoint of a larger model.
-const PART: &str = "bert.";
+const PARTS: [&str; 3] = ["bert.", "roberta.", "model."];
 
 struct Reader<'a> {
     tensors: SafeTensors<'a>,
@@ -190,6 +230,28 @@ impl Reader<'_> {
         }
     }
 
+    /// Rows of the position embedding with the first token type's added, or that alone.
+    fn positions(&self) -> Result<Vec<f32>, WeightsError> {
+        let width = self.shape.attention.width();
+        let mut of_type = match self.shape.token_types {
+            0 => vec![0.0; width],
+            types => self.tensor("embeddings.token_type_embeddings.weight", &[types, width])?,
+        };
+        of_type.truncate(width);
+        let positions = self.shape.architecture.positions;
+        if matches!(positions, Positions::Rotary { .. }) {
+            return Ok(of_type);
+        }
+        let rows = self.shape.positions + positions.rows_before();
+        let mut table = self.tensor("embeddings.position_embeddings.weight", &[rows, width])?;
+        for row in table.chunks_exact_mut(width) {
+            for (value, of_type) in row.iter_mut().zip(&of_type) {
+                *value += of_type;
+            }
+        }
+        Ok(table)
+    }
+
     fn norm(&self, name: &str) -> Result<LayerNorm, WeightsError> {
         let width = self.shape.attention.width();
         // Checkpoints from before PyTorch have the older names.
@@ -204,7 +266,10 @@ impl Reader<'_> {
         };
         Ok(LayerNorm {
             scale: read("weight", "gamma")?,
-            shift: read("bias", "beta")?,
+            shift: match self.shape.architecture.family {
+                Family::Bert | Family::NomicBert => read("bias", "beta")?,
+                Family::ModernBert => AlignedBuffer::zeroed(width),
+            },
             variance_floor: self.shape.variance_floor,
         })
     }
@@ -216,19 +281,36 @@ impl Reader<'_> {
         inputs: usize,
     ) -> Result<DenseLayer, WeightsError> {
         let weights = self.tensor(&format!("{name}.weight"), &[outputs, inputs])?;
-        let bias = self.tensor(&format!("{name}.bias"), &[outputs])?;
-        Ok(DenseLayer::pack(
-            &weights,
-            &bias,
-            self.backend,
-            self.products,
-        ))
+        let bias = match self.shape.architecture.family {
+            Family::Bert => self.tensor(&format!("{name}.bias"), &[outputs])?,
+            Family::NomicBert | Family::ModernBert => vec![0.0; outputs],
+        };
+        Ok(self.pack(&weights, &bias))
+    }
+
+    fn pack(&self, weights: &[f32], bias: &[f32]) -> DenseLayer {
+        DenseLayer::pack(weights, bias, self.backend, self.products)
+    }
+
+    /// What queries are multiplied with, so that products with keys are scores.
+    fn score_scale(&self) -> f32 {
+        1.0 / (self.shape.attention.head_size as f32).sqrt()
+    }
+
+    /// The three projections of one tensor without bias.
+    fn joined_queries_keys_values(&self, name: &str) -> Result<DenseLayer, WeightsError> {
+        let width = self.shape.attention.width();
+        let mut weights = self.tensor(&format!("{name}.weight"), &[3 * width, width])?;
+        let scale = self.score_scale();
+        let queries = weights.iter_mut().take(width * width);
+        queries.for_each(|weight| *weight *= scale);
+        Ok(self.pack(&weights, &vec![0.0; 3 * width]))
     }
 
     /// The three projections as one product; the queries carry the scale of the scores.
     fn queries_keys_values(&self, prefix: &str) -> Result<DenseLayer, WeightsError> {
         let width = self.shape.attention.width();
-        let scale = 1.0 / (self.shape.attention.head_size as f32).sqrt();
+        let scale = self.score_scale();
         let mut weights = Vec::with_capacity(3 * width * width);
         let mut bias = Vec::with_capacity(3 * width);
         for (part, factor) in [("query", scale), ("key", 1.0), ("value", 1.0)] {
@@ -238,15 +320,59 @@ impl Reader<'_> {
             weights.extend(part_weights.iter().map(|x| x * factor));
             bias.extend(part_bias.iter().map(|x| x * factor));
         }
-        Ok(DenseLayer::pack(
-            &weights,
-            &bias,
-            self.backend,
-            self.products,
-        ))
+        Ok(self.pack(&weights, &bias))
     }
 
     fn layer(&self, layer: usize) -> Result<LayerWeights, WeightsError> {
+        match self.shape.architecture.family {
+            Family::Bert => self.bert_layer(layer),
+            Family::NomicBert => self.nomic_bert_layer(layer),
+            Family::ModernBert => self.modern_bert_layer(layer),
+        }
+    }
+
+    fn nomic_bert_layer(&self, layer: usize) -> Result<LayerWeights, WeightsError> {
+        let (width, intermediate) = (self.shape.attention.width(), self.shape.intermediate);
+        let prefix = format!("encoder.layers.{layer}");
+        // The half that is bent stands first.
+        let mut expand = Vec::with_capacity(2 * intermediate * width);
+        for part in ["fc12", "fc11"] {
+            let name = format!("{prefix}.mlp.{part}.weight");
+            expand.append(&mut self.tensor(&name, &[intermediate, width])?);
+        }
+        Ok(LayerWeights {
+            queries_keys_values: self.joined_queries_keys_values(&format!("{prefix}.attn.Wqkv"))?,
+            attention_output: self.linear(&format!("{prefix}.attn.out_proj"), width, width)?,
+            attention_norm: self.norm(&format!("{prefix}.norm1"))?,
+            expand: self.pack(&expand, &vec![0.0; 2 * intermediate]),
+            contract: self.linear(&format!("{prefix}.mlp.fc2"), width, intermediate)?,
+            output_norm: self.norm(&format!("{prefix}.norm2"))?,
+            reach: None,
+        })
+    }
+
+    /// Its normalisations stand before a step, so each is that of the step after it here; the first
+    /// layer's attention gets the embedding's rows as they are.
+    fn modern_bert_layer(&self, layer: usize) -> Result<LayerWeights, WeightsError> {
+        let (width, intermediate) = (self.shape.attention.width(), self.shape.intermediate);
+        let prefix = format!("layers.{layer}");
+        let next = layer + 1;
+        let output_norm = match next == self.shape.layers {
+            true => self.norm("final_norm")?,
+            false => self.norm(&format!("layers.{next}.attn_norm"))?,
+        };
+        Ok(LayerWeights {
+            queries_keys_values: self.joined_queries_keys_values(&format!("{prefix}.attn.Wqkv"))?,
+            attention_output: self.linear(&format!("{prefix}.attn.Wo"), width, width)?,
+            attention_norm: self.norm(&format!("{prefix}.mlp_norm"))?,
+            expand: self.linear(&format!("{prefix}.mlp.Wi"), 2 * intermediate, width)?,
+            contract: self.linear(&format!("{prefix}.mlp.Wo"), width, intermediate)?,
+            output_norm,
+            reach: self.shape.architecture.reach(layer),
+        })
+    }
+
+    fn bert_layer(&self, layer: usize) -> Result<LayerWeights, WeightsError> {
         let (width, intermediate) = (self.shape.attention.width(), self.shape.intermediate);
         let prefix = format!("encoder.layer.{layer}");
         Ok(LayerWeights {
@@ -260,6 +386,7 @@ impl Reader<'_> {
             expand: self.linear(&format!("{prefix}.intermediate.dense"), intermediate, width)?,
             contract: self.linear(&format!("{prefix}.output.dense"), width, intermediate)?,
             output_norm: self.norm(&format!("{prefix}.output.LayerNorm"))?,
+            reach: None,
         })
     }
 }

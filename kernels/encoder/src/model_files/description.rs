@@ -1,13 +1,15 @@
 //! What a model's own files say about it: sizes, arithmetic, pooling, length and prefixes.
 //!
-//! A folder as sentence-transformers keeps it says everything: `config.json` the encoder,
-//! `modules.json` and `1_Pooling/config.json` how token vectors become one, `sentence_bert_config.json`
-//! and `tokenizer_config.json` the length, `config_sentence_transformers.json` the prefixes.
+//! A folder as sentence-transformers keeps it says everything: `config.json` the encoder
+//! ([`super::architectures`]), `modules.json` and `1_Pooling/config.json` how token vectors become one,
+//! `sentence_bert_config.json` and `tokenizer_config.json` the length,
+//! `config_sentence_transformers.json` the prefixes.
 //!
 //! Invariant: a description is one that this build can compute; whatever else a file asks for is an
 //! error that names what is supported, and no size in it is taken before it was bounded.
 
-use crate::cpu::{AttentionShape, EncoderShape, Pooling};
+use super::architectures::{self, SUPPORTED, Sizes};
+use crate::cpu::{Architecture, AttentionShape, EncoderShape, Family, Pooling};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use vectide_model::ComponentError;
@@ -22,12 +24,8 @@ const TOKEN_TYPES_MAX: usize = 1 << 10;
 /// Positions times the wider of a token's vector and its feed-forward network: 8,192 positions of the
 /// largest BERT's 4,096. A text of so many tokens needs 335 MB of scratch memory there.
 const ACTIVATIONS_MAX: usize = 1 << 25;
-/// `[CLS]`, one token and `[SEP]`.
+/// A token before the text, one of it and one behind it.
 const TOKENS_MIN: usize = 3;
-
-/// What is supported, for hints.
-const SUPPORTED: &str = "supported are sentence encoders of `model_type: bert` with absolute positions and GELU: \
-     all-MiniLM, BGE, E5 and GTE in their BERT sizes";
 
 /// A model that this build can compute.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,38 +53,6 @@ pub(crate) struct SmallFiles {
     pub(crate) sentence_bert: Option<Vec<u8>>,
     pub(crate) tokenizer_config: Option<Vec<u8>>,
     pub(crate) sentence_transformers: Option<Vec<u8>>,
-}
-
-/// `config.json`, the parts that an encoder depends on.
-#[derive(Deserialize)]
-struct BertConfig {
-    vocab_size: usize,
-    hidden_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    intermediate_size: usize,
-    max_position_embeddings: usize,
-    #[serde(default = "two")]
-    type_vocab_size: usize,
-    #[serde(default = "gelu")]
-    hidden_act: String,
-    #[serde(default = "bert_epsilon")]
-    layer_norm_eps: f64,
-    #[serde(default)]
-    position_embedding_type: Option<String>,
-    #[serde(default)]
-    is_decoder: bool,
-}
-
-// What BERT's configuration has where a file says nothing.
-fn two() -> usize {
-    2
-}
-fn gelu() -> String {
-    "gelu".into()
-}
-fn bert_epsilon() -> f64 {
-    1e-12
 }
 
 #[derive(Deserialize)]
@@ -144,13 +110,7 @@ impl Description {
     /// When one is missing or damaged, or asks for what this build does not have.
     pub(crate) fn read(files: &SmallFiles) -> Result<Self, ComponentError> {
         let config = required::<serde_json::Value>("config.json", files.config.as_deref())?;
-        let model_type = config["model_type"].as_str().unwrap_or_default();
-        if model_type != "bert" {
-            let fact = format!("architecture `{model_type}` is not supported (config.json)");
-            return Err(fault(fact, SUPPORTED));
-        }
-        let config: BertConfig = serde_json::from_value(config)
-            .map_err(|error| fault(format!("config.json: {error}"), SUPPORTED))?;
+        let (sizes, architecture) = architectures::read(config)?;
         let prompts: SentenceTransformersConfig = optional(
             "config_sentence_transformers.json",
             files.sentence_transformers.as_deref(),
@@ -159,13 +119,13 @@ impl Description {
         let (pooling, pools_prefix) = pooling(files)?;
         let lengths: SentenceBertConfig =
             optional("sentence_bert_config.json", files.sentence_bert.as_deref())?;
-        let shape = shape(&config, pooling)?;
+        let shape = shape(&sizes, architecture, pooling)?;
         let tokens_max = tokens_max(files, &lengths, shape.positions)?;
         Ok(Self {
             shape,
             tokens_max,
-            query_prefix: prompts.prefix(&["query"]),
-            passage_prefix: prompts.prefix(&["document", "passage", "corpus"]),
+            query_prefix: prompts.prefix(query_prompts(shape)),
+            passage_prefix: prompts.prefix(passage_prompts(shape)),
             is_lower_case: lengths.do_lower_case,
             pools_prefix,
         })
@@ -198,8 +158,13 @@ impl Description {
     /// fingerprint.
     pub(crate) fn canonical(&self) -> String {
         let shape = &self.shape;
+        // Models that are plain BERT keep the fingerprints that they had before there were others.
+        let architecture = match shape.is_plain_bert() {
+            true => String::new(),
+            false => format!(" {:?}", shape.architecture),
+        };
         format!(
-            "{} {} {} {} {} {} {} {:e} {:?} {} {:?}",
+            "{} {} {} {} {} {} {} {:e} {:?} {} {:?}{architecture}",
             shape.vocabulary,
             shape.positions,
             shape.token_types,
@@ -232,6 +197,20 @@ impl Description {
     }
 }
 
+// BERT's are those that it always had: another prefix would be another model.
+fn query_prompts(shape: EncoderShape) -> &'static [&'static str] {
+    match shape.is_plain_bert() {
+        true => &["query"],
+        false => &["query", "search_query"],
+    }
+}
+fn passage_prompts(shape: EncoderShape) -> &'static [&'static str] {
+    match shape.is_plain_bert() {
+        true => &["document", "passage", "corpus"],
+        false => &["document", "passage", "corpus", "search_document"],
+    }
+}
+
 impl SentenceTransformersConfig {
     /// The first prompt of these names, or the default one.
     fn prefix(&self, names: &[&str]) -> String {
@@ -242,7 +221,7 @@ impl SentenceTransformersConfig {
     }
 }
 
-fn fault(fact: impl Into<String>, hint: impl Into<String>) -> ComponentError {
+pub(super) fn fault(fact: impl Into<String>, hint: impl Into<String>) -> ComponentError {
     ComponentError::new("path", fact, hint)
 }
 
@@ -338,29 +317,11 @@ fn pooling(files: &SmallFiles) -> Result<(Pooling, bool), ComponentError> {
     Ok((pooling, config.include_prompt))
 }
 
-fn shape(config: &BertConfig, pooling: Pooling) -> Result<EncoderShape, ComponentError> {
-    let positions = config
-        .position_embedding_type
-        .as_deref()
-        .unwrap_or("absolute");
-    for (is_supported, what) in [
-        (
-            config.hidden_act == "gelu",
-            format!("activation `{}`", config.hidden_act),
-        ),
-        (
-            positions == "absolute",
-            format!("position embedding `{positions}`"),
-        ),
-        (!config.is_decoder, "a decoder".into()),
-    ] {
-        if !is_supported {
-            return Err(fault(
-                format!("{what} is not supported (config.json)"),
-                SUPPORTED,
-            ));
-        }
-    }
+fn shape(
+    config: &Sizes,
+    architecture: Architecture,
+    pooling: Pooling,
+) -> Result<EncoderShape, ComponentError> {
     let bound = |name: &str, value: usize, most: usize| match (1..=most).contains(&value) {
         true => Ok(()),
         false => Err(fault(
@@ -372,18 +333,18 @@ fn shape(config: &BertConfig, pooling: Pooling) -> Result<EncoderShape, Componen
     bound("num_hidden_layers", config.num_hidden_layers, LAYERS_MAX)?;
     bound("num_attention_heads", config.num_attention_heads, WIDTH_MAX)?;
     bound("intermediate_size", config.intermediate_size, 4 * WIDTH_MAX)?;
-    bound(
-        "max_position_embeddings",
-        config.max_position_embeddings,
-        POSITIONS_MAX,
-    )?;
+    bound("max_position_embeddings", config.positions, POSITIONS_MAX)?;
+    let padding = architecture.positions.rows_before();
+    bound("pad_token_id", padding.max(1), POSITIONS_MAX)?;
     bound(
         "max_position_embeddings times the wider of hidden_size and intermediate_size",
-        config.max_position_embeddings * config.hidden_size.max(config.intermediate_size),
+        config.positions * config.hidden_size.max(config.intermediate_size),
         ACTIVATIONS_MAX,
     )?;
     bound("vocab_size", config.vocab_size, VOCABULARY_MAX)?;
-    bound("type_vocab_size", config.type_vocab_size, TOKEN_TYPES_MAX)?;
+    if architecture.family != Family::ModernBert {
+        bound("type_vocab_size", config.type_vocab_size, TOKEN_TYPES_MAX)?;
+    }
     if !(0.0..1.0).contains(&config.layer_norm_eps) {
         let fact = format!("layer_norm_eps is {} (config.json)", config.layer_norm_eps);
         return Err(fault(fact, "it must be from 0 to 1"));
@@ -408,13 +369,14 @@ fn shape(config: &BertConfig, pooling: Pooling) -> Result<EncoderShape, Componen
     }
     Ok(EncoderShape {
         vocabulary: config.vocab_size,
-        positions: config.max_position_embeddings,
+        positions: config.positions,
         token_types: config.type_vocab_size,
         layers: config.num_hidden_layers,
         attention: AttentionShape { heads, head_size },
         intermediate: config.intermediate_size,
         variance_floor: config.layer_norm_eps as f32,
         pooling,
+        architecture,
     })
 }
 

@@ -8,6 +8,7 @@
 //! Invariant: no byte of a known model is used that does not have the digest written in [`known`];
 //! nothing of another model is believed before it was checked.
 
+mod architectures;
 mod cache;
 mod description;
 mod folder;

@@ -1,0 +1,392 @@
+//! Reads `config.json` of each architecture: its sizes, and what tells its arithmetic from others'.
+//!
+//! An architecture is added here by the struct of what its `config.json` says, which becomes
+//! [`Sizes`] and an [`Architecture`]; the forward pass follows those.
+//!
+//! Invariant: an option that would change the arithmetic and that this build does not have is an
+//! error, never ignored. Sizes are as the file says: who uses them bounds them first.
+
+use super::description::fault;
+use crate::cpu::{Architecture, Family, FeedForward, Norms, Positions, Window};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use vectide_model::ComponentError;
+
+/// What is supported, for hints.
+pub(super) const SUPPORTED: &str = "supported are sentence encoders of `model_type: bert` and `xlm-roberta` or `roberta` \
+     (absolute positions, GELU), `nomic_bert` and `modernbert`: all-MiniLM, BGE, E5 and GTE in their BERT sizes, \
+     multilingual E5, bge-m3, nomic-embed-text, gte-modernbert and modernbert-embed";
+
+/// Sizes as `config.json` has them, by BERT's names.
+pub(super) struct Sizes {
+    pub(super) vocab_size: usize,
+    pub(super) hidden_size: usize,
+    pub(super) num_hidden_layers: usize,
+    pub(super) num_attention_heads: usize,
+    pub(super) intermediate_size: usize,
+    /// Those that a text's tokens can have.
+    pub(super) positions: usize,
+    pub(super) type_vocab_size: usize,
+    pub(super) layer_norm_eps: f64,
+}
+
+/// Reads `config.json`.
+///
+/// # Errors
+/// When it is of no architecture that this build computes, or asks for what that does not have here.
+pub(super) fn read(config: Value) -> Result<(Sizes, Architecture), ComponentError> {
+    let model_type = config["model_type"].as_str().unwrap_or_default().to_owned();
+    match model_type.as_str() {
+        "bert" => parsed::<BertConfig>(config)?.bert(),
+        "xlm-roberta" | "roberta" => parsed::<BertConfig>(config)?.roberta(),
+        "nomic_bert" => parsed::<NomicBertConfig>(config)?.read(),
+        "modernbert" => parsed::<ModernBertConfig>(config)?.read(),
+        _ => {
+            let fact = format!("architecture `{model_type}` is not supported (config.json)");
+            Err(fault(fact, SUPPORTED))
+        }
+    }
+}
+
+fn parsed<T: DeserializeOwned>(config: Value) -> Result<T, ComponentError> {
+    serde_json::from_value(config)
+        .map_err(|error| fault(format!("config.json: {error}"), SUPPORTED))
+}
+
+/// Every part must be supported.
+fn check<const COUNT: usize>(parts: [(bool, String); COUNT]) -> Result<(), ComponentError> {
+    for (is_supported, what) in parts {
+        if !is_supported {
+            let fact = format!("{what} is not supported (config.json)");
+            return Err(fault(fact, SUPPORTED));
+        }
+    }
+    Ok(())
+}
+
+/// BERT's and RoBERTa's.
+#[derive(Deserialize)]
+struct BertConfig {
+    vocab_size: usize,
+    hidden_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    intermediate_size: usize,
+    max_position_embeddings: usize,
+    #[serde(default = "two")]
+    type_vocab_size: usize,
+    #[serde(default = "gelu")]
+    hidden_act: String,
+    #[serde(default = "bert_epsilon")]
+    layer_norm_eps: f64,
+    #[serde(default)]
+    position_embedding_type: Option<String>,
+    #[serde(default)]
+    is_decoder: bool,
+    #[serde(default)]
+    pad_token_id: Option<usize>,
+}
+
+// What the configurations of `transformers` have where a file says nothing.
+fn two() -> usize {
+    2
+}
+fn gelu() -> String {
+    "gelu".into()
+}
+fn bert_epsilon() -> f64 {
+    1e-12
+}
+
+/// What RoBERTa's configuration has where a file says nothing.
+const ROBERTA_PADDING: usize = 1;
+
+impl BertConfig {
+    fn sizes(&self, positions: usize) -> Result<Sizes, ComponentError> {
+        let kind = self.position_embedding_type.as_deref();
+        let kind = kind.unwrap_or("absolute");
+        check([
+            (
+                self.hidden_act == "gelu",
+                format!("activation `{}`", self.hidden_act),
+            ),
+            (kind == "absolute", format!("position embedding `{kind}`")),
+            (!self.is_decoder, "a decoder".into()),
+        ])?;
+        Ok(Sizes {
+            vocab_size: self.vocab_size,
+            hidden_size: self.hidden_size,
+            num_hidden_layers: self.num_hidden_layers,
+            num_attention_heads: self.num_attention_heads,
+            intermediate_size: self.intermediate_size,
+            positions,
+            type_vocab_size: self.type_vocab_size,
+            layer_norm_eps: self.layer_norm_eps,
+        })
+    }
+
+    fn bert(&self) -> Result<(Sizes, Architecture), ComponentError> {
+        let sizes = self.sizes(self.max_position_embeddings)?;
+        Ok((sizes, Architecture::BERT))
+    }
+
+    fn roberta(&self) -> Result<(Sizes, Architecture), ComponentError> {
+        let padding = self.pad_token_id.unwrap_or(ROBERTA_PADDING);
+        // The rows up to the padding's are no token's.
+        let positions = (self.max_position_embeddings)
+            .checked_sub(padding.saturating_add(1))
+            .ok_or_else(|| {
+                let fact = format!(
+                    "pad_token_id {padding} leaves none of max_position_embeddings {} (config.json)",
+                    self.max_position_embeddings
+                );
+                fault(fact, SUPPORTED)
+            })?;
+        let architecture = Architecture {
+            positions: Positions::LearnedBesidePadding { padding },
+            ..Architecture::BERT
+        };
+        Ok((self.sizes(positions)?, architecture))
+    }
+}
+
+/// nomic-bert's, by the names of its own code and by those of `transformers`.
+#[derive(Deserialize)]
+struct NomicBertConfig {
+    vocab_size: usize,
+    #[serde(alias = "n_embd")]
+    hidden_size: usize,
+    #[serde(alias = "n_layer")]
+    num_hidden_layers: usize,
+    #[serde(alias = "n_head")]
+    num_attention_heads: usize,
+    #[serde(alias = "n_inner")]
+    intermediate_size: usize,
+    #[serde(alias = "n_positions")]
+    max_position_embeddings: usize,
+    #[serde(default = "two")]
+    type_vocab_size: usize,
+    #[serde(
+        alias = "activation_function",
+        alias = "hidden_act",
+        default = "swiglu"
+    )]
+    activation: String,
+    #[serde(alias = "layer_norm_epsilon", default = "bert_epsilon")]
+    layer_norm_eps: f64,
+    #[serde(default)]
+    rotary_emb_base: Option<f32>,
+    #[serde(default = "one")]
+    rotary_emb_fraction: f64,
+    #[serde(default)]
+    rotary_emb_interleaved: bool,
+    #[serde(default)]
+    rotary_emb_scale_base: Option<f64>,
+    #[serde(default)]
+    rotary_scaling_factor: Option<f64>,
+    #[serde(default)]
+    rope_parameters: Option<RopeParameters>,
+    #[serde(default)]
+    prenorm: bool,
+    #[serde(default)]
+    use_rms_norm: bool,
+    #[serde(default)]
+    parallel_block: bool,
+    #[serde(default)]
+    causal: bool,
+    #[serde(default)]
+    qkv_proj_bias: bool,
+    #[serde(default)]
+    mlp_fc1_bias: bool,
+    #[serde(default)]
+    mlp_fc2_bias: bool,
+    #[serde(default)]
+    moe_every_n_layers: usize,
+}
+
+/// How `transformers` says rotary positions since its fifth version.
+#[derive(Deserialize)]
+struct RopeParameters {
+    #[serde(default)]
+    rope_theta: Option<f32>,
+    #[serde(default = "default_rope")]
+    rope_type: String,
+}
+
+fn default_rope() -> String {
+    "default".into()
+}
+fn swiglu() -> String {
+    "swiglu".into()
+}
+fn one() -> f64 {
+    1.0
+}
+
+/// What nomic-bert's code has where a file says nothing.
+const NOMIC_BERT_BASE: f32 = 1000.0;
+/// Bases of rotary positions that make sense, so that no angle is damaged to a fault.
+const ROTARY_BASES: std::ops::RangeInclusive<f32> = 1.0..=1e9;
+
+fn base_is_fine(base: f32) -> (bool, String) {
+    (
+        ROTARY_BASES.contains(&base),
+        format!("a base of rotary positions of {base}"),
+    )
+}
+
+impl NomicBertConfig {
+    fn read(&self) -> Result<(Sizes, Architecture), ComponentError> {
+        let rope = self.rope_parameters.as_ref();
+        let base = (self.rotary_emb_base)
+            .or(rope.and_then(|rope| rope.rope_theta))
+            .unwrap_or(NOMIC_BERT_BASE);
+        let is_plain = self.rotary_emb_fraction == 1.0
+            && !self.rotary_emb_interleaved
+            && self.rotary_emb_scale_base.is_none()
+            && self.rotary_scaling_factor.is_none()
+            && rope.is_none_or(|rope| rope.rope_type == "default");
+        let has_bias = self.qkv_proj_bias || self.mlp_fc1_bias || self.mlp_fc2_bias;
+        check([
+            (
+                matches!(self.activation.as_str(), "swiglu" | "silu"),
+                format!("activation `{}`", self.activation),
+            ),
+            (
+                is_plain,
+                "a rotary position embedding that is partial, interleaved or scaled".into(),
+            ),
+            base_is_fine(base),
+            (!self.prenorm, "prenorm".into()),
+            (!self.use_rms_norm, "use_rms_norm".into()),
+            (!self.parallel_block, "parallel_block".into()),
+            (!self.causal, "a decoder".into()),
+            (!has_bias, "a bias of products".into()),
+            (self.moe_every_n_layers == 0, "a mixture of experts".into()),
+        ])?;
+        let sizes = Sizes {
+            vocab_size: self.vocab_size,
+            hidden_size: self.hidden_size,
+            num_hidden_layers: self.num_hidden_layers,
+            num_attention_heads: self.num_attention_heads,
+            intermediate_size: self.intermediate_size,
+            positions: self.max_position_embeddings,
+            type_vocab_size: self.type_vocab_size,
+            layer_norm_eps: self.layer_norm_eps,
+        };
+        let architecture = Architecture {
+            family: Family::NomicBert,
+            positions: Positions::Rotary {
+                base,
+                base_local: base,
+            },
+            norms: Norms::AfterSum,
+            feed_forward: FeedForward::GatedSilu,
+            window: None,
+        };
+        Ok((sizes, architecture))
+    }
+}
+
+/// ModernBERT's.
+#[derive(Deserialize)]
+struct ModernBertConfig {
+    vocab_size: usize,
+    hidden_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    intermediate_size: usize,
+    max_position_embeddings: usize,
+    #[serde(default = "gelu")]
+    hidden_activation: String,
+    #[serde(default = "modern_bert_epsilon")]
+    norm_eps: f64,
+    #[serde(default)]
+    norm_bias: bool,
+    #[serde(default)]
+    attention_bias: bool,
+    #[serde(default)]
+    mlp_bias: bool,
+    #[serde(default = "global_base")]
+    global_rope_theta: f32,
+    #[serde(default)]
+    local_rope_theta: Option<f32>,
+    #[serde(default = "three")]
+    global_attn_every_n_layers: usize,
+    #[serde(default = "local_attention")]
+    local_attention: usize,
+    #[serde(default)]
+    rope_scaling: Option<Value>,
+    /// The newer way to say bases and windows.
+    #[serde(default)]
+    rope_parameters: Option<Value>,
+    #[serde(default)]
+    layer_types: Option<Value>,
+}
+
+fn modern_bert_epsilon() -> f64 {
+    1e-5
+}
+fn global_base() -> f32 {
+    160_000.0
+}
+fn three() -> usize {
+    3
+}
+fn local_attention() -> usize {
+    128
+}
+
+impl ModernBertConfig {
+    fn read(&self) -> Result<(Sizes, Architecture), ComponentError> {
+        let (base, base_local) = (
+            self.global_rope_theta,
+            self.local_rope_theta.unwrap_or(self.global_rope_theta),
+        );
+        let has_bias = self.norm_bias || self.attention_bias || self.mlp_bias;
+        check([
+            (
+                self.hidden_activation == "gelu",
+                format!("activation `{}`", self.hidden_activation),
+            ),
+            (
+                self.rope_scaling.is_none(),
+                "a scaled rotary position embedding".into(),
+            ),
+            (
+                self.rope_parameters.is_none() && self.layer_types.is_none(),
+                "a config.json of `transformers` 5 (rope_parameters, layer_types) for ModernBERT"
+                    .into(),
+            ),
+            base_is_fine(base),
+            base_is_fine(base_local),
+            (!has_bias, "a bias".into()),
+            (
+                self.global_attn_every_n_layers > 0,
+                "global_attn_every_n_layers 0".into(),
+            ),
+        ])?;
+        let sizes = Sizes {
+            vocab_size: self.vocab_size,
+            hidden_size: self.hidden_size,
+            num_hidden_layers: self.num_hidden_layers,
+            num_attention_heads: self.num_attention_heads,
+            intermediate_size: self.intermediate_size,
+            positions: self.max_position_embeddings,
+            type_vocab_size: 0,
+            layer_norm_eps: self.norm_eps,
+        };
+        let architecture = Architecture {
+            family: Family::ModernBert,
+            positions: Positions::Rotary { base, base_local },
+            norms: Norms::BeforeStep,
+            feed_forward: FeedForward::GatedGelu,
+            window: Some(Window {
+                global_every: self.global_attn_every_n_layers,
+                reach: self.local_attention / 2,
+            }),
+        };
+        Ok((sizes, architecture))
+    }
+}

@@ -1,0 +1,331 @@
+//! XLM-RoBERTa, nomic-bert and ModernBERT from folders of their files, against a public implementation.
+//!
+//! Their files in `data/random` were made once by PyTorch and SentencePiece;
+//! `scripts/golden_other_encoders.py` says how.
+
+// Helpers of tests fail like tests.
+#![allow(clippy::unwrap_used)]
+
+#[path = "support/corpora.rs"]
+mod corpora;
+#[path = "support/random_models.rs"]
+mod random_models;
+
+use random_models::{Golden, OTHERS, golden, other_folder, small_other_folder};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::time::Instant;
+use vectide_encoder::{Backend, Products, SentenceEncoder, bert};
+use vectide_model::{
+    EmbedConfig, Embedder, Lane, OpenContext, Precision, TokenCounter, embedder_contract,
+};
+
+fn config(folder: &Path) -> EmbedConfig {
+    EmbedConfig {
+        path: Some(folder.into()),
+        ..EmbedConfig::named(bert::MODEL_NAME)
+    }
+}
+
+fn context() -> OpenContext {
+    OpenContext {
+        config_dir: "/".into(),
+    }
+}
+
+fn open_on(config: &EmbedConfig, backend: Backend) -> SentenceEncoder {
+    bert::open_on(config, &context(), backend).unwrap()
+}
+
+fn prefix(name: &str, case: &Golden) -> &'static str {
+    match (name, case.lane()) {
+        ("xlm-roberta-384", Lane::Query) => "query: ",
+        ("xlm-roberta-384", Lane::Bulk) => "passage: ",
+        ("nomic-256", Lane::Query) => "search_query: ",
+        ("nomic-256", Lane::Bulk) => "search_document: ",
+        _ => "",
+    }
+}
+
+#[test]
+fn vectors_are_those_of_the_reference_on_every_instruction_set() {
+    for name in OTHERS {
+        let (_temporary, folder) = other_folder(name);
+        bert::locate(&config(&folder), &context()).unwrap();
+        for backend in Backend::available() {
+            let model = open_on(&config(&folder), backend);
+            let mut largest = 0.0_f32;
+            for case in golden(name) {
+                let vector = &model.embed(case.lane(), &[&case.text]).unwrap()[0];
+                assert_eq!(vector.len(), case.vector.len());
+                for (x, y) in vector.iter().zip(&case.vector) {
+                    largest = largest.max((x - y).abs());
+                }
+            }
+            println!("{name} on {backend:?}: largest difference {largest:.1e}");
+            assert!(largest < 1e-5, "{name} on {backend:?}: {largest:e}");
+        }
+    }
+}
+
+/// Random weights lose more in bfloat16 than trained ones: enough that a wrong product would show.
+#[test]
+fn bfloat16_is_near() {
+    if !Products::Bf16.are_available(Backend::best()) {
+        println!("skipped: bfloat16_is_near: this processor has no such products");
+        return;
+    }
+    for name in OTHERS {
+        let (_temporary, folder) = other_folder(name);
+        let config = EmbedConfig {
+            precision: Precision::Bf16,
+            ..config(&folder)
+        };
+        let model = open_on(&config, Backend::best());
+        let mut least = 1.0_f32;
+        for case in golden(name) {
+            let vector = &model.embed(case.lane(), &[&case.text]).unwrap()[0];
+            least = least.min(vector.iter().zip(&case.vector).map(|(x, y)| x * y).sum());
+        }
+        println!("{name} in bfloat16: least cosine {least:.6}");
+        assert!(least > 0.998, "{name}: {least}");
+    }
+}
+
+/// XLM-RoBERTa's are SentencePiece's own, of many scripts.
+#[test]
+fn ids_are_those_of_the_reference() {
+    for name in OTHERS {
+        let (_temporary, folder) = other_folder(name);
+        let model = open_on(&config(&folder), Backend::best());
+        for case in golden(name) {
+            let text = format!("{}{}", prefix(name, &case), case.text);
+            assert_eq!(
+                model.tokenizer().encode(&text),
+                case.ids,
+                "{name}: {text:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn they_keep_the_contract_of_embedders() {
+    for name in OTHERS {
+        let (_temporary, folder) = small_other_folder(name);
+        embedder_contract(&open_on(&config(&folder), Backend::best()));
+        let cut = EmbedConfig {
+            dimensions: Some(32),
+            max_tokens: Some(20),
+            query_prefix: Some("query: ".into()),
+            ..config(&folder)
+        };
+        let cut = open_on(&cut, Backend::best());
+        assert_eq!(cut.identity().dimension, 32);
+        embedder_contract(&cut);
+    }
+}
+
+#[test]
+fn a_text_has_the_same_bits_in_every_batch() {
+    for name in OTHERS {
+        let (_temporary, folder) = small_other_folder(name);
+        let cases = golden(name);
+        let texts: Vec<&str> = cases.iter().map(|case| case.text.as_str()).collect();
+        for backend in Backend::available() {
+            let model = open_on(&config(&folder), backend);
+            let together = model.embed(Lane::Bulk, &texts).unwrap();
+            let reversed: Vec<&str> = texts.iter().rev().copied().collect();
+            let mut reversed = model.embed(Lane::Bulk, &reversed).unwrap();
+            reversed.reverse();
+            assert!(together == reversed, "{name} on {backend:?}");
+            for (text, vector) in texts.iter().zip(&together) {
+                let alone = model.embed(Lane::Bulk, &[text]).unwrap();
+                assert!(alone[0] == *vector, "{name} on {backend:?}: {text:?}");
+            }
+        }
+    }
+}
+
+/// A megabyte of each kind of text that breaks tokenizers: as many tokens as the model takes, soon.
+#[test]
+fn hostile_and_long_texts_are_embedded() {
+    for name in OTHERS {
+        let (_temporary, folder) = small_other_folder(name);
+        let model = open_on(&config(&folder), Backend::best());
+        let start = Instant::now();
+        for unit in [
+            "\0",
+            " ",
+            "a",
+            "words and more words ",
+            "\n\t\u{3000}\u{a0}",
+            "مرحبا بالعالم ",
+            "\u{202e}שָׁלוֹם\u{202c} ",
+            "👨\u{200d}👩\u{200d}👧🇯🇵👍🏽",
+            "日本語の文章。",
+            "e\u{301}\u{323} ",
+            "<s></s><pad><mask>[CLS][SEP]",
+            "\u{fffd}\u{feff}\u{ad}\u{200b}",
+        ] {
+            let text = unit.repeat((1 << 20) / unit.len());
+            let vectors = model.embed(Lane::Query, &[&text, unit, ""]).unwrap();
+            assert!(vectors.iter().flatten().all(|value| value.is_finite()));
+            let tokenizer = model.tokenizer();
+            let counted = tokenizer.count(unit);
+            let ids = tokenizer.encode(unit).len();
+            assert!(ids == counted + 2, "{name}: {unit:?}");
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        println!("{name}: twelve megabytes in {seconds:.1} s");
+        assert!(seconds < 60.0, "{name}: {seconds}");
+    }
+}
+
+/// Where a text is cut before it goes to the library must not show.
+#[test]
+fn long_texts_have_the_librarys_ids() {
+    for name in ["xlm-roberta-384", "modernbert-192"] {
+        let (_temporary, folder) = small_other_folder(name);
+        let json = std::fs::read(folder.join("tokenizer.json")).unwrap();
+        let tokenizer = vectide_encoder::Tokenizer::from_json(&json, usize::MAX).unwrap();
+        let limited = vectide_encoder::Tokenizer::from_json(&json, 100).unwrap();
+        let parts = [
+            "the water ",
+            "of  a   long ",
+            "rivière\u{301} ",
+            "日本語の 文章。 ",
+            "  ",
+            "\n\n",
+            " <mask> ",
+            "x<pad>y ",
+            "Вода течёт ",
+            "\u{200b} a\u{200b} ",
+            "e\u{301} \u{301}",
+            "मों का ",
+            "[MASK] don't I'll ",
+            "12 345 ",
+            "\0",
+            "🙂 👍🏽 ",
+            "كلمة \u{64b} ",
+            "ｆｕｌｌ　wide ",
+        ];
+        let mut state = 1_u64;
+        for _ in 0..40 {
+            let mut text = String::new();
+            while text.len() < 30_000 {
+                state = state.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(1);
+                text.push_str(parts[(state >> 33) as usize % parts.len()]);
+            }
+            let expected = tokenizer.encode_by_library(&text).unwrap();
+            assert!(tokenizer.encode(&text) == expected, "{name}");
+            assert_eq!(tokenizer.count(&text), expected.len() - 2, "{name}");
+            assert_eq!(limited.encode(&text)[..99], expected[..99], "{name}");
+            assert_eq!(limited.encode(&text)[99..], expected[expected.len() - 1..]);
+        }
+    }
+}
+
+/// A real vocabulary is too large to keep: VECTIDE_TEST_TOKENIZER names a folder with a tokenizer.json,
+/// and where there is one, `ids.jsonl`, {"text", "ids"} a line, by another implementation.
+#[test]
+fn a_real_tokenizer_that_is_named() {
+    let Some(folder) = std::env::var_os("VECTIDE_TEST_TOKENIZER") else {
+        println!("skipped: a_real_tokenizer_that_is_named: VECTIDE_TEST_TOKENIZER is not set");
+        return;
+    };
+    let folder = Path::new(&folder);
+    let json = std::fs::read(folder.join("tokenizer.json")).unwrap();
+    let start = Instant::now();
+    let tokenizer = vectide_encoder::Tokenizer::from_json(&json, usize::MAX).unwrap();
+    println!("read in {:.1} s", start.elapsed().as_secs_f64());
+    let lines = std::fs::read_to_string(folder.join("ids.jsonl")).unwrap_or_default();
+    for line in lines.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let ids: Vec<u32> = serde_json::from_value(line["ids"].clone()).unwrap();
+        let text = line["text"].as_str().unwrap();
+        assert!(tokenizer.encode(text) == ids, "{text:.80}");
+    }
+    println!(
+        "{} texts have the other implementation's ids",
+        lines.lines().count()
+    );
+    for corpus in &corpora::RETRIEVAL {
+        let Some(texts) = corpus.texts("a_real_tokenizer_that_is_named") else {
+            continue;
+        };
+        let start = Instant::now();
+        let tokens: usize = texts.iter().map(|text| tokenizer.encode(text).len()).sum();
+        let speed = tokens as f64 / start.elapsed().as_secs_f64() / 1e6;
+        for text in &texts {
+            let ids = tokenizer.encode_by_library(text).unwrap();
+            assert!(tokenizer.encode(text) == ids, "{text:.80}");
+            assert_eq!(tokenizer.count(text), ids.len() - 2, "{text:.80}");
+        }
+        let corpus = format!("{} {}", corpus.file, corpus.field);
+        println!("{corpus}: {tokens} tokens, {speed:.2} Mtok/s");
+    }
+}
+
+fn edit(folder: &Path, change: impl FnOnce(&mut Value)) {
+    let path = folder.join("config.json");
+    let mut value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    change(&mut value);
+    std::fs::write(path, value.to_string()).unwrap();
+}
+
+#[test]
+fn options_that_are_not_computed_are_named() {
+    let check = |name: &str, key: &str, value: Value, expected: &str| {
+        let (_temporary, folder) = small_other_folder(name);
+        edit(&folder, |it| it[key] = value);
+        let error = bert::locate(&config(&folder), &context()).unwrap_err();
+        assert!(error.fact.contains(expected), "{error}");
+        assert!(!error.hint.is_empty());
+    };
+    let nomic = |key: &str, value: Value, fact: &str| check("nomic-256", key, value, fact);
+    nomic("activation_function", json!("geglu"), "activation `geglu`");
+    nomic("rotary_emb_fraction", json!(0.5), "rotary");
+    nomic("rotary_scaling_factor", json!(2), "rotary");
+    nomic("rotary_emb_base", json!(0), "a base of rotary");
+    nomic("prenorm", json!(true), "prenorm");
+    nomic("qkv_proj_bias", json!(true), "a bias");
+    nomic("moe_every_n_layers", json!(2), "a mixture of experts");
+    let modern = |key: &str, value: Value, fact: &str| check("modernbert-192", key, value, fact);
+    modern("hidden_activation", json!("silu"), "activation `silu`");
+    modern("norm_bias", json!(true), "a bias");
+    modern("rope_scaling", json!({"type": "yarn"}), "scaled");
+    modern("layer_types", json!(["full_attention"]), "layer_types");
+    modern("global_attn_every_n_layers", json!(0), "global_attn");
+    check(
+        "xlm-roberta-384",
+        "pad_token_id",
+        json!(500),
+        "pad_token_id 500",
+    );
+    check("xlm-roberta-384", "hidden_act", json!("relu"), "`relu`");
+}
+
+/// The fingerprint follows what else tells architectures apart.
+#[test]
+fn the_fingerprint_follows_the_architecture() {
+    let (_temporary, folder) = small_other_folder("modernbert-192");
+    let fingerprint = || {
+        let model = open_on(&config(&folder), Backend::best());
+        model.identity().fingerprint.clone()
+    };
+    let mut seen = vec![fingerprint()];
+    for (key, value) in [
+        ("local_attention", json!(32)),
+        ("global_rope_theta", json!(10_000)),
+        ("local_rope_theta", json!(5000)),
+        ("global_attn_every_n_layers", json!(2)),
+    ] {
+        edit(&folder, |it| it[key] = value);
+        seen.push(fingerprint());
+    }
+    let count = seen.len();
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), count, "{seen:?}");
+}
