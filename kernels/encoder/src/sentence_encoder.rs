@@ -8,7 +8,7 @@
 //! Invariant: a text's vector is the same to the bit in every batch of its lane and on every thread
 //! of one machine, and only finite vectors are given out.
 
-use crate::cpu::{Backend, Encoder, Products};
+use crate::cpu::{Backend, Encoder, Products, bf16_unit};
 use crate::lane_priority::lower_for_bulk;
 use crate::model_files::Description;
 use crate::tokenize::Tokenizer;
@@ -94,7 +94,7 @@ impl SentenceEncoder {
                 tokens_max,
                 device: match parts.products {
                     Products::F32 => format!("cpu ({})", backend.name()),
-                    Products::Bf16 => format!("cpu ({}, bf16)", backend.name()),
+                    Products::Bf16 => format!("cpu ({}, {})", backend.name(), bf16_unit()),
                 },
             },
             encoder,

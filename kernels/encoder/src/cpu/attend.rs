@@ -3,6 +3,8 @@
 //! Invariant: attention in bfloat16 is computed only where the processor has its products.
 
 use super::Backend;
+#[cfg(target_arch = "x86_64")]
+use super::amx::PairUnit;
 use super::attention::{Attention, AttentionScratch, AttentionShape};
 #[cfg(target_arch = "x86_64")]
 use super::bf16_attention::{Bf16Attention, Bf16AttentionScratch};
@@ -49,6 +51,7 @@ impl Attend {
         #[cfg(target_arch = "x86_64")]
         if self.products == Products::Bf16 && self.products.are_available(self.backend) {
             return Bf16Attention {
+                unit: PairUnit::best(),
                 shape: self.shape,
                 tokens,
                 reach: self.reach,

@@ -10,12 +10,16 @@
 
 #![allow(unsafe_code)]
 
-use super::attention::{AttentionShape, Span, TILE_ROWS_MAX, exponentiate};
-use super::bf16_tile::{PANEL_WIDTH, Pair, PairTile, TILE_ROWS, is_available, round};
+use super::amx::{self, PairUnit, Session};
+use super::attention::{AttentionShape, Span, exponentiate};
+use super::bf16_tile::{PANEL_WIDTH, Pair, PairTile, is_available, round};
 use super::buffer::AlignedBuffer;
-use super::tile::{Finish, Start, even_tiles};
+use super::tile::{Finish, Start};
 use super::x86::Avx512;
 use std::arch::x86_64::*;
+
+/// Most rows of any unit's tile.
+const TILE_ROWS_MAX: usize = amx::TILE_ROWS;
 
 /// Memory that one attention needs, reused.
 #[derive(Default)]
@@ -24,7 +28,7 @@ pub(crate) struct Bf16AttentionScratch {
     queries: AlignedBuffer<Pair>,
     /// `[tokens / PANEL_WIDTH][head size / 2][PANEL_WIDTH]`
     keys: AlignedBuffer<Pair>,
-    /// `[head size / PANEL_WIDTH][tokens / 2][PANEL_WIDTH]`
+    /// `[head size / PANEL_WIDTH][tokens / 2, as many as the unit's steps need][PANEL_WIDTH]`
     values: AlignedBuffer<Pair>,
     /// `[tile rows][tokens rounded up to panels]`
     scores: AlignedBuffer,
@@ -43,6 +47,7 @@ impl Bf16AttentionScratch {
 
 /// The attention of one text of `tokens` tokens.
 pub(crate) struct Bf16Attention<'a> {
+    pub(crate) unit: PairUnit,
     pub(crate) shape: AttentionShape,
     pub(crate) tokens: usize,
     /// How far a token looks; `None` where at all.
@@ -66,15 +71,24 @@ impl Bf16Attention<'_> {
         assert!(self.out.len() >= self.tokens * width);
         assert!(size.is_multiple_of(PANEL_WIDTH));
         let padded = self.padded();
-        self.scratch.queries.grow(self.tokens * size / 2);
+        let rows = self.unit.tile_rows();
+        // A unit reads whole tiles of rows.
+        let queries = self.tokens.next_multiple_of(rows);
+        self.scratch.queries.grow(queries * size / 2);
         self.scratch.keys.grow(padded * size / 2);
         self.scratch.values.grow(padded * size / 2);
-        self.scratch.scores.grow(TILE_ROWS * padded);
-        self.scratch.weights.grow(TILE_ROWS * padded / 2);
+        self.scratch.scores.grow(rows * padded);
+        self.scratch.weights.grow(rows * padded / 2);
+        let _session = Session::begin(self.unit);
         for head in 0..self.shape.heads {
             // SAFETY: the instruction set has just been seen, and all lengths were checked or made.
             unsafe { self.run_head(head) }
         }
+    }
+
+    /// Pairs of so many tokens, rounded up to the unit's steps; zeros are beyond the last.
+    fn pairs(&self, tokens: usize) -> usize {
+        tokens.div_ceil(2).next_multiple_of(self.unit.step_pairs())
     }
 
     fn padded(&self) -> usize {
@@ -89,7 +103,7 @@ impl Bf16Attention<'_> {
         unsafe {
             self.pack_queries_and_keys(head);
             self.pack_values(head);
-            for (row, rows) in even_tiles(self.tokens, TILE_ROWS) {
+            for (row, rows) in self.unit.tiles(self.tokens) {
                 let span = Span::of(self.tokens, self.reach, (row, rows), PANEL_WIDTH);
                 self.score(row, &span);
                 let scales = self.weigh(&span);
@@ -131,7 +145,7 @@ impl Bf16Attention<'_> {
     #[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
     unsafe fn pack_values(&mut self, head: usize) {
         let (size, width) = (self.shape.head_size, self.shape.width());
-        let pairs = self.tokens.div_ceil(2);
+        let pairs = self.pairs(self.tokens);
         for pair in 0..pairs {
             let value = |token: usize| {
                 let row = self.queries_keys_values.get(token * 3 * width..);
@@ -163,7 +177,7 @@ impl Bf16Attention<'_> {
         let depth = self.shape.head_size / 2;
         for column in (0..span.keys).step_by(PANEL_WIDTH) {
             // SAFETY: rows row.. exist in the queries; the keys have the span's columns in panels of
-            // `depth` rows; the scores have room for TILE_ROWS rows of all keys.
+            // `depth` rows; the scores have room for a tile's rows of all keys.
             unsafe {
                 PairTile {
                     input: self.scratch.queries.as_ptr().add(row * depth),
@@ -175,7 +189,7 @@ impl Bf16Attention<'_> {
                     start: Start::Zero,
                     finish: Finish::Store,
                 }
-                .compute(span.rows);
+                .compute(self.unit, span.rows);
             }
         }
         let lines = self.scratch.scores.chunks_exact_mut(span.keys);
@@ -211,7 +225,7 @@ impl Bf16Attention<'_> {
     #[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
     unsafe fn mix(&mut self, head: usize, row: usize, span: &Span, scales: &[f32]) {
         let (size, width) = (self.shape.head_size, self.shape.width());
-        let pairs = self.tokens.div_ceil(2);
+        let pairs = self.pairs(self.tokens);
         for column in (0..size).step_by(PANEL_WIDTH) {
             // SAFETY: the weights have a row for each scale, the values `pairs` rows in each panel,
             // and the output the rows from `row` on.
@@ -225,13 +239,13 @@ impl Bf16Attention<'_> {
                     input_stride: span.keys / 2,
                     panel: (self.scratch.values.as_ptr())
                         .add(column * pairs + span.first / 2 * PANEL_WIDTH),
-                    depth: span.tokens.div_ceil(2),
+                    depth: self.pairs(span.tokens),
                     out,
                     out_stride: width,
                     start: Start::Zero,
                     finish: Finish::Store,
                 }
-                .compute(scales.len());
+                .compute(self.unit, scales.len());
                 for (index, scale) in scales.iter().enumerate() {
                     for half in [0, 16] {
                         let at = out.add(index * width + half);
@@ -281,6 +295,7 @@ mod tests {
         }
         check_faults(|shape, tokens, input, out| {
             let attention = Bf16Attention {
+                unit: PairUnit::Vectors,
                 shape,
                 tokens,
                 reach: None,
@@ -293,6 +308,7 @@ mod tests {
     }
 
     fn check(
+        unit: PairUnit,
         shape: AttentionShape,
         tokens: usize,
         reach: Option<usize>,
@@ -301,6 +317,7 @@ mod tests {
         let input = Noise::new(tokens as u64).floats(tokens * 3 * shape.width());
         let mut out = vec![f32::NAN; tokens * shape.width()];
         Bf16Attention {
+            unit,
             shape,
             tokens,
             reach,
@@ -312,7 +329,10 @@ mod tests {
         // Values of half a unit at most, each rounded to 9 bits.
         for (x, y) in out.iter().zip(reference(shape, tokens, reach, &input)) {
             let error = (f64::from(*x) - y).abs();
-            assert!(error < 4e-3, "{tokens} tokens, {reach:?}: {error:e}");
+            assert!(
+                error < 4e-3,
+                "{unit:?} {tokens} tokens, {reach:?}: {error:e}"
+            );
         }
     }
 
@@ -337,7 +357,9 @@ mod tests {
                     Some(64),
                     Some(usize::MAX / 4),
                 ] {
-                    check(shape, tokens, reach, &mut scratch);
+                    check(PairUnit::Vectors, shape, tokens, reach, &mut scratch);
+                    check(PairUnit::EmulatedTiles, shape, tokens, reach, &mut scratch);
+                    check(PairUnit::best(), shape, tokens, reach, &mut scratch);
                 }
             }
         }

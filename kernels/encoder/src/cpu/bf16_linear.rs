@@ -9,12 +9,13 @@
 
 #![allow(unsafe_code)]
 
-use super::bf16_tile::{PANEL_WIDTH, Pair, PairTile, TILE_ROWS, is_available, round};
+use super::amx::{PairUnit, Session};
+use super::bf16_tile::{PANEL_WIDTH, Pair, PairTile, is_available, round};
 use super::buffer::AlignedBuffer;
-use super::tile::{Finish, Start, even_tiles};
+use super::tile::{Finish, Start};
 use half::bf16;
 
-/// Pairs of a piece of a panel: 192 rows of 32 pairs are 24 KiB of a first-level cache of 32 or more.
+/// Pairs of a piece of a panel, a multiple of every unit's step: 192 rows of 32 pairs are 24 KiB of a first-level cache of 32 or more.
 const PAIRS_BLOCK: usize = 192;
 /// Rows of a block: 96 rows of 768 pairs are 288 KiB of a second-level cache of 1 MiB or more.
 const ROW_BLOCK: usize = 96;
@@ -58,6 +59,7 @@ impl PackedBf16 {
 
 /// One product: `rows` rows of `input`, both sides row-major and dense.
 pub(crate) struct Bf16Linear<'a> {
+    pub(crate) unit: PairUnit,
     pub(crate) layer: &'a PackedBf16,
     pub(crate) input: &'a [f32],
     pub(crate) rows: usize,
@@ -77,7 +79,11 @@ impl Bf16Linear<'_> {
         let (pairs, outputs) = (self.layer.pairs, self.layer.outputs);
         assert!(self.input.len() >= self.rows * 2 * pairs);
         assert!(self.out.len() >= self.rows * outputs);
-        self.rounded.grow(ROW_BLOCK.min(self.rows) * pairs);
+        // A unit reads whole tiles of rows.
+        let rows = ROW_BLOCK.min(self.rows);
+        let rows = rows.next_multiple_of(self.unit.tile_rows());
+        self.rounded.grow(rows * pairs);
+        let _session = Session::begin(self.unit);
         for first_row in (0..self.rows).step_by(ROW_BLOCK) {
             let rows = ROW_BLOCK.min(self.rows - first_row);
             // SAFETY: the instruction set has just been seen; the rows lie inside the slices whose
@@ -105,7 +111,7 @@ impl Bf16Linear<'_> {
         let depth = PAIRS_BLOCK.min(layer.pairs - first_pair);
         let is_last = first_pair + depth == layer.pairs;
         for column in (0..layer.outputs).step_by(PANEL_WIDTH) {
-            for (row, tile_rows) in even_tiles(rows, TILE_ROWS) {
+            for (row, tile_rows) in self.unit.tiles(rows) {
                 // SAFETY: row, column and first_pair lie inside the memory that this function's
                 // contract gives; a panel holds `pairs` rows of PANEL_WIDTH pairs.
                 unsafe {
@@ -124,7 +130,7 @@ impl Bf16Linear<'_> {
                         },
                         finish: if is_last { self.finish } else { Finish::Store },
                     }
-                    .compute(tile_rows);
+                    .compute(self.unit, tile_rows);
                 }
             }
         }
@@ -154,15 +160,12 @@ mod tests {
             }
         }
 
-        /// The layer's output for some rows of the input; `None` where there is no such processor.
-        fn run(&self, rows: std::ops::Range<usize>, finish: Finish) -> Option<Vec<f32>> {
-            if !is_available() {
-                println!("skipped: a layer in bfloat16: this processor has no such products");
-                return None;
-            }
+        /// The layer's output for some rows of the input.
+        fn run(&self, unit: PairUnit, rows: std::ops::Range<usize>, finish: Finish) -> Vec<f32> {
             let layer = PackedBf16::pack(&self.weights, &self.bias);
             let mut out = vec![f32::NAN; rows.len() * self.bias.len()];
             Bf16Linear {
+                unit,
                 layer: &layer,
                 input: &self.input[rows.start * self.inputs..rows.end * self.inputs],
                 rows: rows.len(),
@@ -171,7 +174,7 @@ mod tests {
                 rounded: &mut AlignedBuffer::default(),
             }
             .run();
-            Some(out)
+            out
         }
 
         /// The product of the rounded values.
@@ -186,6 +189,17 @@ mod tests {
             }
             expected
         }
+    }
+
+    /// What can be run here, the emulated unit with it.
+    fn units() -> Vec<PairUnit> {
+        if !is_available() {
+            println!("skipped: a layer in bfloat16: this processor has no such products");
+            return Vec::new();
+        }
+        let mut units = vec![PairUnit::Vectors, PairUnit::EmulatedTiles, PairUnit::best()];
+        units.dedup();
+        units
     }
 
     /// Needs no such processor. Every weight is another bfloat16, so that none can stand in another's place.
@@ -241,15 +255,18 @@ mod tests {
 
     #[test]
     fn it_equals_the_product_of_rounded_values_in_f64() {
-        for rows in [1, 2, 11, 12, 13, 96, 97, 111] {
+        for rows in [1, 2, 11, 12, 13, 16, 17, 31, 33, 96, 97, 111] {
             for (inputs, outputs) in [(384, 64), (1536, 32), (416, 96)] {
                 let case = Case::new(rows, inputs, outputs);
-                let Some(out) = case.run(0..rows, Finish::Store) else {
-                    return;
-                };
-                for (x, y) in out.iter().zip(case.expected()) {
-                    let error = (f64::from(*x) - y).abs();
-                    assert!(error < 1e-4, "{rows}x{inputs}x{outputs}: {error:e}");
+                for unit in units() {
+                    let out = case.run(unit, 0..rows, Finish::Store);
+                    for (x, y) in out.iter().zip(case.expected()) {
+                        let error = (f64::from(*x) - y).abs();
+                        assert!(
+                            error < 1e-4,
+                            "{unit:?} {rows}x{inputs}x{outputs}: {error:e}"
+                        );
+                    }
                 }
             }
         }
@@ -258,25 +275,25 @@ mod tests {
     #[test]
     fn gelu_is_applied_to_the_whole_sum() {
         let case = Case::new(7, 1536, 64);
-        let Some(out) = case.run(0..7, Finish::Gelu) else {
-            return;
-        };
-        for (x, sum) in out.iter().zip(case.expected()) {
-            // The logistic form is within 2e-2 of GELU: this only tells the two apart.
-            let rough = sum / (1.0 + (-1.702 * sum).exp());
-            assert!((f64::from(*x) - rough).abs() < 2.1e-2, "{x} and {rough}");
+        for unit in units() {
+            let out = case.run(unit, 0..7, Finish::Gelu);
+            for (x, sum) in out.iter().zip(case.expected()) {
+                // The logistic form is within 2e-2 of GELU: this only tells the two apart.
+                let rough = sum / (1.0 + (-1.702 * sum).exp());
+                assert!((f64::from(*x) - rough).abs() < 2.1e-2, "{x} and {rough}");
+            }
         }
     }
 
     #[test]
     fn a_row_does_not_depend_on_its_neighbours() {
         let case = Case::new(110, 1536, 64);
-        let Some(together) = case.run(0..110, Finish::Gelu) else {
-            return;
-        };
-        for row in [0, 1, 50, 95, 96, 109] {
-            let alone = case.run(row..row + 1, Finish::Gelu).unwrap();
-            assert!(together[row * 64..(row + 1) * 64] == alone[..], "row {row}");
+        for unit in units() {
+            let together = case.run(unit, 0..110, Finish::Gelu);
+            for row in [0, 1, 50, 95, 96, 109] {
+                let alone = case.run(unit, row..row + 1, Finish::Gelu);
+                assert!(together[row * 64..(row + 1) * 64] == alone[..], "row {row}");
+            }
         }
     }
 }

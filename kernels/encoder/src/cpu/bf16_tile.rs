@@ -3,15 +3,20 @@
 //! `vdpbf16ps` multiplies pairs of 16-bit floats and adds both products to a 32-bit sum, twice what a
 //! 32-bit multiplication does in the same time. So everything stands in pairs along the depth.
 //!
+//! Where the processor has a matrix unit ([`super::amx`]) that makes the sums, and what is here begins and
+//! ends them.
+//!
 //! Invariant: each output is the start plus the pairs' products in the order of the depth, whatever
 //! the number of rows in the tile; nothing here runs unless the processor was asked for it.
 
 #![allow(unsafe_code)]
 
+use super::amx::{PairUnit, Sums, TileProduct};
 use super::functions::gelu;
 use super::tile::{Finish, Start};
 use super::x86::Avx512;
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
 /// Columns of a panel: two vectors of sums.
 pub(crate) const PANEL_WIDTH: usize = 32;
@@ -69,15 +74,60 @@ pub(crate) unsafe fn round(input: &[f32], rounded: &mut [Pair]) {
 }
 
 impl PairTile {
-    /// Computes a tile of `rows` rows, at most [`TILE_ROWS`].
+    /// Computes a tile of `rows` rows, at most the unit's.
     ///
     /// # Safety
-    /// The processor must have the instruction set; `input` must be valid for `rows` rows of `depth`
-    /// pairs, `panel` for `depth` rows and `out` for `rows` rows of PANEL_WIDTH, as must the bias.
+    /// The processor must have the instruction set, and a session of the unit have begun; `input` must be
+    /// valid for `rows` rows of `depth` pairs, `panel` for `depth` rows and `out` for `rows` rows of
+    /// PANEL_WIDTH, as must the bias. For tiles the depth is a multiple of the unit's, not 0, and the input
+    /// readable for 16 rows, or 32 where there are more than 16.
     #[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
     #[inline]
-    pub(crate) unsafe fn compute(self, rows: usize) {
-        debug_assert!(rows <= TILE_ROWS);
+    pub(crate) unsafe fn compute(self, unit: PairUnit, rows: usize) {
+        debug_assert!(rows <= unit.tile_rows());
+        // SAFETY: this function's contract.
+        unsafe {
+            match unit {
+                PairUnit::Vectors => self.compute_vectors(rows),
+                _ => self.compute_tiles(unit, rows),
+            }
+        }
+    }
+
+    /// Lets tiles make the sums, and adds what they start from.
+    ///
+    /// # Safety
+    /// As for [`PairTile::compute`].
+    #[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
+    #[inline]
+    unsafe fn compute_tiles(self, unit: PairUnit, rows: usize) {
+        let mut sums = MaybeUninit::<Sums>::uninit();
+        let sums = sums.as_mut_ptr();
+        // SAFETY: this function's contract; the product has written the rows of `sums` that are read, two
+        // vectors each.
+        unsafe {
+            TileProduct::of(&self, rows).compute(unit, sums);
+            for row in 0..rows {
+                let sum = sums.cast::<f32>().add(row * PANEL_WIDTH);
+                let out = self.out.wrapping_add(row.wrapping_mul(self.out_stride));
+                for half in [0, 16] {
+                    let sum = _mm512_load_ps(sum.add(half));
+                    let sum = match self.start {
+                        Start::Zero => sum,
+                        Start::Bias(bias) => _mm512_add_ps(_mm512_loadu_ps(bias.add(half)), sum),
+                        Start::Output => _mm512_add_ps(_mm512_loadu_ps(out.add(half)), sum),
+                    };
+                    _mm512_storeu_ps(out.add(half), finished(sum, self.finish));
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`PairTile::compute`], with at most [`TILE_ROWS`] rows.
+    #[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
+    #[inline]
+    unsafe fn compute_vectors(self, rows: usize) {
         // SAFETY: this function's contract.
         unsafe {
             match rows {
@@ -99,7 +149,7 @@ impl PairTile {
     }
 
     /// # Safety
-    /// As for [`PairTile::compute`].
+    /// As for `compute_vectors`.
     #[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
     #[inline]
     unsafe fn compute_rows<const ROWS: usize>(self) {
@@ -135,14 +185,24 @@ impl PairTile {
             }
             for (row, [left, right]) in sums.into_iter().enumerate() {
                 let out = self.out.wrapping_add(row.wrapping_mul(self.out_stride));
-                let (left, right) = match self.finish {
-                    Finish::Store => (left, right),
-                    Finish::Gelu => (gelu(Avx512(left)).0, gelu(Avx512(right)).0),
-                };
-                _mm512_storeu_ps(out, left);
-                _mm512_storeu_ps(out.wrapping_add(16), right);
+                _mm512_storeu_ps(out, finished(left, self.finish));
+                _mm512_storeu_ps(out.wrapping_add(16), finished(right, self.finish));
             }
         }
+    }
+}
+
+/// What becomes of finished sums.
+///
+/// # Safety
+/// The processor must have the instruction set.
+#[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
+#[inline]
+unsafe fn finished(sums: __m512, finish: Finish) -> __m512 {
+    match finish {
+        Finish::Store => sums,
+        // SAFETY: this function's contract.
+        Finish::Gelu => unsafe { gelu(Avx512(sums)).0 },
     }
 }
 

@@ -4,6 +4,8 @@
 
 use super::Backend;
 #[cfg(target_arch = "x86_64")]
+use super::amx::PairUnit;
+#[cfg(target_arch = "x86_64")]
 use super::bf16_linear::{Bf16Linear, PackedBf16};
 #[cfg(target_arch = "x86_64")]
 use super::buffer::AlignedBuffer;
@@ -24,6 +26,20 @@ impl Products {
     pub fn are_available(self, backend: Backend) -> bool {
         self == Self::F32 || (backend == Backend::Avx512 && has_bf16())
     }
+}
+
+/// What makes the products of bfloat16 where there are some, for a person.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn bf16_unit() -> &'static str {
+    match PairUnit::best() {
+        PairUnit::Vectors => "bf16",
+        _ => "bf16 on amx",
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn bf16_unit() -> &'static str {
+    "bf16"
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -97,6 +113,7 @@ impl DenseLayer {
             }),
             #[cfg(target_arch = "x86_64")]
             Self::Bf16(layer) => Bf16Linear {
+                unit: PairUnit::best(),
                 layer,
                 input,
                 rows,

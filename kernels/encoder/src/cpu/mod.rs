@@ -8,6 +8,8 @@
 //!
 //! Invariant: a kernel for an instruction set runs only after the processor was asked for it.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod architecture;
 mod attend;
 mod attention;
@@ -35,6 +37,7 @@ mod x86;
 pub(crate) use architecture::{Architecture, Family, FeedForward, Norms, Positions, Window};
 pub(crate) use attention::AttentionShape;
 pub use dense::Products;
+pub(crate) use dense::bf16_unit;
 pub(crate) use encoder::Encoder;
 pub(crate) use rows::Pooling;
 pub(crate) use weights::EncoderShape;
