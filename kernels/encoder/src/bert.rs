@@ -1,7 +1,8 @@
-//! `bert`: any BERT-type sentence encoder in a folder of its own files.
+//! `bert`: any sentence encoder of a BERT-like architecture in a folder of its own files.
 //!
-//! all-MiniLM-L12, BGE, E5 and GTE in their BERT sizes differ in numbers only, and their files say
-//! all of them; the configuration may set prefixes, length and dimensions.
+//! all-MiniLM-L12, BGE, E5 and GTE in their BERT sizes differ in numbers only; XLM-RoBERTa, nomic-bert
+//! and ModernBERT in their arithmetic too. Their files say all of it; the configuration may set
+//! prefixes, length and dimensions.
 //!
 //! Invariant: the fingerprint follows every byte of weights and tokenizer, and everything else that
 //! a passage's vector depends on, bfloat16 too; not the folder's name.

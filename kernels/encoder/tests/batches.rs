@@ -8,14 +8,22 @@
 mod random_models;
 
 use proptest::prelude::*;
-use random_models::small_folder;
+use random_models::{OTHERS, small_folder, small_other_folder};
+use std::path::Path;
 use std::sync::LazyLock;
 use vectide_encoder::{Backend, Products, SentenceEncoder, bert};
 use vectide_model::{EmbedConfig, Embedder, Lane, OpenContext, Precision};
 
-/// A small model on each kind of arithmetic.
+/// A small model of each architecture on each kind of arithmetic.
 static MODELS: LazyLock<Vec<SentenceEncoder>> = LazyLock::new(|| {
-    let (_temporary, folder) = small_folder();
+    let folders = OTHERS.map(small_other_folder).into_iter();
+    let folders = folders.chain([small_folder()]);
+    folders
+        .flat_map(|(_temporary, folder)| models(&folder))
+        .collect()
+});
+
+fn models(folder: &Path) -> Vec<SentenceEncoder> {
     let context = OpenContext {
         config_dir: "/".into(),
     };
@@ -27,7 +35,7 @@ static MODELS: LazyLock<Vec<SentenceEncoder>> = LazyLock::new(|| {
         ] {
             if products.are_available(backend) {
                 let config = EmbedConfig {
-                    path: Some(folder.clone()),
+                    path: Some(folder.into()),
                     max_tokens: Some(100),
                     precision,
                     ..EmbedConfig::named(bert::MODEL_NAME)
@@ -37,7 +45,7 @@ static MODELS: LazyLock<Vec<SentenceEncoder>> = LazyLock::new(|| {
         }
     }
     models
-});
+}
 
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![

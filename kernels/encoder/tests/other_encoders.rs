@@ -296,7 +296,13 @@ fn options_that_are_not_computed_are_named() {
     modern("norm_bias", json!(true), "a bias");
     modern("rope_scaling", json!({"type": "yarn"}), "scaled");
     modern("layer_types", json!(["full_attention"]), "layer_types");
-    modern("global_attn_every_n_layers", json!(0), "global_attn");
+    let layers = json!(["sliding_attention", "full_attention"]);
+    modern("layer_types", layers, "layer_types");
+    modern("global_attn_every_n_layers", json!(0), "layer_types");
+    let scaled = json!({"rope_theta": 1000, "rope_type": "linear"});
+    let ropes = json!({"full_attention": scaled, "sliding_attention": {}});
+    modern("rope_parameters", ropes, "scaled");
+    nomic("head_dim", json!(64), "head_dim");
     check(
         "xlm-roberta-384",
         "pad_token_id",
@@ -304,6 +310,54 @@ fn options_that_are_not_computed_are_named() {
         "pad_token_id 500",
     );
     check("xlm-roberta-384", "hidden_act", json!("relu"), "`relu`");
+}
+
+/// Newer versions of `transformers` write other names and the same model.
+#[test]
+fn newer_names_mean_the_same() {
+    for (name, change) in [
+        ("nomic-256", newer_nomic as fn(&mut Value)),
+        ("modernbert-192", newer_modern),
+    ] {
+        let (_temporary, folder) = other_folder(name);
+        let cases = golden(name);
+        let texts: Vec<&str> = cases.iter().map(|case| case.text.as_str()).collect();
+        let embed = || {
+            let model = open_on(&config(&folder), Backend::best());
+            (
+                model.identity().fingerprint.clone(),
+                model.embed(Lane::Bulk, &texts).unwrap(),
+            )
+        };
+        let before = embed();
+        edit(&folder, change);
+        assert!(embed() == before, "{name}");
+    }
+}
+
+fn newer_nomic(config: &mut Value) {
+    let old = config.take();
+    *config = json!({
+        "model_type": "nomic_bert", "hidden_act": "silu", "vocab_size": old["vocab_size"],
+        "hidden_size": old["n_embd"], "num_hidden_layers": old["n_layer"],
+        "num_attention_heads": old["n_head"], "intermediate_size": old["n_inner"],
+        "max_position_embeddings": old["n_positions"], "type_vocab_size": old["type_vocab_size"],
+        "layer_norm_eps": old["layer_norm_epsilon"], "head_dim": 64,
+        "rope_parameters": {"rope_theta": 1000.0, "rope_type": "default"},
+    });
+}
+
+fn newer_modern(config: &mut Value) {
+    let map = config.as_object_mut().unwrap();
+    let rope = |theta: Option<Value>| json!({"rope_theta": theta, "rope_type": "default"});
+    let ropes = json!({
+        "full_attention": rope(map.remove("global_rope_theta")),
+        "sliding_attention": rope(map.remove("local_rope_theta")),
+    });
+    map.insert("rope_parameters".into(), ropes);
+    map.remove("global_attn_every_n_layers");
+    let kinds = ["full", "sliding", "sliding", "full"].map(|kind| format!("{kind}_attention"));
+    map.insert("layer_types".into(), json!(kinds));
 }
 
 /// The fingerprint follows what else tells architectures apart.

@@ -45,6 +45,11 @@ impl Kernel for AddAndNormalise<'_> {
         let width = self.width;
         assert!(width.is_multiple_of(V::WIDTH) && self.rows.len() == self.added.len());
         assert!(self.norm.scale.len() >= width && self.norm.shift.len() >= width);
+        let kept = self
+            .sums
+            .as_ref()
+            .map_or(self.rows.len(), |sums| sums.len());
+        assert_eq!(kept, self.rows.len());
         let pairs = self
             .rows
             .chunks_exact_mut(width)
@@ -58,7 +63,7 @@ impl Kernel for AddAndNormalise<'_> {
                 let (row, added) = (row.as_mut_ptr(), added.as_ptr());
                 if let Some(kept) = kept {
                     for at in (0..width).step_by(V::WIDTH) {
-                        // The sum below adds to what is kept, and is what is kept from now on.
+                        // The row is made of what is kept, which becomes the sum that follows.
                         let value = V::load(kept.as_ptr().add(at));
                         value.store(row.add(at));
                         let sum = value.add(V::load(added.add(at)));
@@ -165,6 +170,36 @@ mod tests {
                     assert!(error < 1e-5, "{backend:?} {error:e}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn sums_that_are_kept_are_added_to_and_not_normalised() {
+        let width = 96;
+        for backend in Backend::available() {
+            let mut noise = Noise::new(6);
+            let mut sums = noise.floats(3 * width);
+            let added = noise.floats(3 * width);
+            let norm = LayerNorm {
+                scale: AlignedBuffer::copy_of(&noise.floats(width)),
+                shift: AlignedBuffer::zeroed(width),
+                variance_floor: 1e-5,
+            };
+            let mut expected = sums.clone();
+            let mut rows = vec![f32::NAN; 3 * width];
+            let run = |rows: &mut [f32], sums: Option<&mut [f32]>| {
+                backend.run(AddAndNormalise {
+                    norm: &norm,
+                    width,
+                    rows,
+                    added: &added,
+                    sums,
+                });
+            };
+            let total: Vec<f32> = sums.iter().zip(&added).map(|(x, y)| x + y).collect();
+            run(&mut rows, Some(&mut sums));
+            run(&mut expected, None);
+            assert!(rows == expected && sums == total, "{backend:?}");
         }
     }
 

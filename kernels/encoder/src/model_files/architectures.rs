@@ -203,6 +203,8 @@ struct NomicBertConfig {
     mlp_fc2_bias: bool,
     #[serde(default)]
     moe_every_n_layers: usize,
+    #[serde(default)]
+    head_dim: Option<usize>,
 }
 
 /// How `transformers` says rotary positions since its fifth version.
@@ -247,6 +249,7 @@ impl NomicBertConfig {
             && self.rotary_emb_scale_base.is_none()
             && self.rotary_scaling_factor.is_none()
             && rope.is_none_or(|rope| rope.rope_type == "default");
+        let heads = self.num_attention_heads;
         let has_bias = self.qkv_proj_bias || self.mlp_fc1_bias || self.mlp_fc2_bias;
         check([
             (
@@ -263,6 +266,11 @@ impl NomicBertConfig {
             (!self.parallel_block, "parallel_block".into()),
             (!self.causal, "a decoder".into()),
             (!has_bias, "a bias of products".into()),
+            (
+                (self.head_dim)
+                    .is_none_or(|size| size.checked_mul(heads) == Some(self.hidden_size)),
+                "head_dim other than hidden_size by num_attention_heads".into(),
+            ),
             (self.moe_every_n_layers == 0, "a mixture of experts".into()),
         ])?;
         let sizes = Sizes {
@@ -310,7 +318,8 @@ struct ModernBertConfig {
     mlp_bias: bool,
     #[serde(default = "global_base")]
     global_rope_theta: f32,
-    #[serde(default)]
+    /// `null` for the same as the global one.
+    #[serde(default = "local_base")]
     local_rope_theta: Option<f32>,
     #[serde(default = "three")]
     global_attn_every_n_layers: usize,
@@ -318,11 +327,17 @@ struct ModernBertConfig {
     local_attention: usize,
     #[serde(default)]
     rope_scaling: Option<Value>,
-    /// The newer way to say bases and windows.
     #[serde(default)]
-    rope_parameters: Option<Value>,
+    rope_parameters: Option<LayerRopeParameters>,
     #[serde(default)]
-    layer_types: Option<Value>,
+    layer_types: Option<Vec<String>>,
+}
+
+/// How `transformers` says the bases since its fifth version.
+#[derive(Deserialize)]
+struct LayerRopeParameters {
+    full_attention: RopeParameters,
+    sliding_attention: RopeParameters,
 }
 
 fn modern_bert_epsilon() -> f64 {
@@ -331,6 +346,9 @@ fn modern_bert_epsilon() -> f64 {
 fn global_base() -> f32 {
     160_000.0
 }
+fn local_base() -> Option<f32> {
+    Some(10_000.0)
+}
 fn three() -> usize {
     3
 }
@@ -338,33 +356,59 @@ fn local_attention() -> usize {
     128
 }
 
+/// How many layers lie between those of full attention, from the first on; `None` where they lie
+/// otherwise.
+fn global_every(layer_types: &[String]) -> Option<usize> {
+    let is_global = |kind: &String| kind == "full_attention";
+    let next = layer_types.iter().skip(1).position(is_global);
+    let every = next.map_or(layer_types.len().max(1), |next| next + 1);
+    let fits = layer_types.iter().enumerate().all(|(layer, kind)| {
+        let expected = match layer.is_multiple_of(every) {
+            true => "full_attention",
+            false => "sliding_attention",
+        };
+        kind == expected
+    });
+    fits.then_some(every)
+}
+
 impl ModernBertConfig {
+    /// Bases of layers that look at all tokens and of the others; `None` where they are scaled.
+    fn bases(&self) -> Option<(f32, f32)> {
+        let base = self.global_rope_theta;
+        let base_local = self.local_rope_theta.unwrap_or(base);
+        let Some(ropes) = &self.rope_parameters else {
+            return self.rope_scaling.is_none().then_some((base, base_local));
+        };
+        let [global, local] = [&ropes.full_attention, &ropes.sliding_attention];
+        let is_plain = global.rope_type == "default" && local.rope_type == "default";
+        (is_plain && self.rope_scaling.is_none()).then_some((
+            global.rope_theta.unwrap_or(base),
+            local.rope_theta.unwrap_or(base_local),
+        ))
+    }
+
     fn read(&self) -> Result<(Sizes, Architecture), ComponentError> {
-        let (base, base_local) = (
-            self.global_rope_theta,
-            self.local_rope_theta.unwrap_or(self.global_rope_theta),
-        );
+        let bases = self.bases();
+        let (base, base_local) = bases.unwrap_or((1.0, 1.0));
+        let global_every = match &self.layer_types {
+            Some(types) if types.len() == self.num_hidden_layers => global_every(types),
+            Some(_) => None,
+            None => Some(self.global_attn_every_n_layers).filter(|every| *every > 0),
+        };
         let has_bias = self.norm_bias || self.attention_bias || self.mlp_bias;
         check([
             (
                 self.hidden_activation == "gelu",
                 format!("activation `{}`", self.hidden_activation),
             ),
-            (
-                self.rope_scaling.is_none(),
-                "a scaled rotary position embedding".into(),
-            ),
-            (
-                self.rope_parameters.is_none() && self.layer_types.is_none(),
-                "a config.json of `transformers` 5 (rope_parameters, layer_types) for ModernBERT"
-                    .into(),
-            ),
+            (bases.is_some(), "a scaled rotary position embedding".into()),
             base_is_fine(base),
             base_is_fine(base_local),
             (!has_bias, "a bias".into()),
             (
-                self.global_attn_every_n_layers > 0,
-                "global_attn_every_n_layers 0".into(),
+                global_every.is_some(),
+                "an order of layer_types other than one of full attention every so many".into(),
             ),
         ])?;
         let sizes = Sizes {
@@ -383,7 +427,8 @@ impl ModernBertConfig {
             norms: Norms::BeforeStep,
             feed_forward: FeedForward::GatedGelu,
             window: Some(Window {
-                global_every: self.global_attn_every_n_layers,
+                // Seen above.
+                global_every: global_every.unwrap_or(1),
                 reach: self.local_attention / 2,
             }),
         };

@@ -1,8 +1,8 @@
-//! Texts to the token ids of a BERT model, fast enough that chunk sizes can be counted in tokens.
+//! WordPiece: texts to the token ids of a BERT model, fast enough to count chunks' sizes in tokens.
 //!
 //! The `tokenizers` library defines the result; it makes about a million tokens a second. Here a
 //! text is walked once: each character is looked up in a table made from the library's own answers
-//! ([`characters`]), and each word's pieces come from a small cache ([`words`]). A stretch between
+//! ([`super::characters`]), and each word's pieces come from a small cache ([`super::words`]). A stretch between
 //! white space with a character whose effect depends on its neighbours goes to the library.
 //!
 //! Invariant: ids and counts equal the library's for every text.
