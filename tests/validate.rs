@@ -21,7 +21,7 @@ indexes:
   pages:
     from: page
     chunk: {type: structured, target_tokens: many}
-    embed: {model: all-MiniLM-L6, device: gpu}
+    embed: {model: all-MiniLM-L6}
     shards: 0
 server: {listen: "127.0.0.1:7700", port: 1}
 "#;
@@ -43,7 +43,6 @@ fn all_faults_are_reported_at_once() {
             (14, "template"),
             (17, "pages"),
             (18, "target_tokens"),
-            (19, "cuda"),
             (19, "all-MiniLM-L6-v2"),
             (20, "shards"),
             (21, "port"),
@@ -56,6 +55,55 @@ fn all_faults_are_reported_at_once() {
         }
     }
     assert!(!directory.path().join("state").exists());
+}
+
+/// Each model has options of its own: one that another model has is told with those that this one has.
+#[test]
+fn a_model_refuses_options_that_it_does_not_have() {
+    let directory = tempfile::tempdir().unwrap();
+    let source = "{type: jsonl, path: log.jsonl, format: {type: change, key: id}}";
+    let path = write_config(directory.path(), "pipeline", source, "");
+    let plain = std::fs::read_to_string(&path).unwrap();
+    let validate = |embed: &str| {
+        let section = plain.replace("embed: {model: hashing}", &format!("embed: {embed}"));
+        assert!(embed == "{model: hashing}" || section != plain);
+        std::fs::write(&path, section).unwrap();
+        let (status, _, complaints) = call(&["validate"], &path, &[]);
+        (status, complaints)
+    };
+    for (embed, told) in [
+        ("{model: hashing, path: x}", "allowed: dimensions | device"),
+        (
+            "{model: hashing, max_tokens: 9}",
+            "unknown key `max_tokens`",
+        ),
+        ("{model: hashing, dimensions: 7}", "dimensions: "),
+        ("{model: hashing, device: cuda}", "does not run on CUDA"),
+        ("{model: hashing, device: gpu}", "auto | cpu | cuda"),
+        (
+            "{model: all-MiniLM-L6-v2, dimensions: 9}",
+            "unknown key `dimensions`",
+        ),
+        ("{model: bert}", "path"),
+        ("{model: brt, path: x}", "did you mean `bert`?"),
+        ("{modle: hashing}", "did you mean `model`?"),
+        ("{}", "the key `model` is missing"),
+        ("hashing", "write `{model: hashing, …}`"),
+    ] {
+        let (status, complaints) = validate(embed);
+        assert_eq!(status, Some(78), "{embed}: {complaints}");
+        assert!(complaints.contains(told), "{embed}: {complaints}");
+        assert!(complaints.contains("indexes.pages.embed"), "{complaints}");
+    }
+    for embed in [
+        "{model: hashing}",
+        "{model: hashing, device: auto, dimensions: 8}",
+        "{model: all-MiniLM-L6-v2, device: cpu, max_tokens: 128, precision: f32}",
+        "{model: bert, path: ./x, dimensions: 64, query_prefix: 'query: ', passage_prefix: ''}",
+    ] {
+        let (status, complaints) = validate(embed);
+        assert_eq!(status, Some(0), "{embed}: {complaints}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use vectide_app::registry::registry;
-use vectide_model::{EmbedConfig, Embedder, Lane, OpenContext};
+use vectide_model::{Embedder, Lane, OpenContext};
 
 const MODEL: &str = "all-MiniLM-L6-v2";
 
@@ -11,16 +11,12 @@ const TEXTS_PER_CALL: usize = 32;
 
 /// The model, on whatever this machine has.
 pub(crate) fn embedder() -> Arc<dyn Embedder> {
-    let config = EmbedConfig::named(MODEL);
     let context = OpenContext {
         config_dir: ".".into(),
     };
-    let registry = registry();
-    let known = registry.embedders.iter().find(|it| it.name == MODEL);
-    let open = known
-        .map(|it| it.open)
-        .unwrap_or_else(|| panic!("no model {MODEL}"));
-    open(&config, &context).unwrap_or_else(|error| panic!("{error}"))
+    let config = registry().embedder(MODEL, serde_json::json!({}));
+    let opened = config.and_then(|config| config.open(&context));
+    opened.unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// One vector a text, made on all the threads that the model wants.

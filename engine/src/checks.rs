@@ -5,7 +5,6 @@
 //! the outside world does.
 
 use crate::config::LoadedConfig;
-use crate::registry::Registry;
 use crate::state::{DirectoryLock, StateError};
 use crossbeam_channel::bounded;
 use std::path::{Path, PathBuf};
@@ -30,23 +29,17 @@ pub struct ConnectionChecks {
 
 impl LoadedConfig {
     /// Everything that can be looked at.
-    pub fn connection_checks(self, registry: &Registry) -> ConnectionChecks {
+    pub fn connection_checks(self) -> ConnectionChecks {
         let mut jobs: Vec<(String, Job)> = Vec::new();
         let state_directory = self.state_directory();
         let check_state = move || vec![check_state(&state_directory)];
         jobs.push(("state".into(), Box::new(check_state)));
-        for (name, index) in &self.config.indexes {
-            let known = registry.embedders.iter();
-            let locate = known
-                .filter(|it| it.name == index.embed.model)
-                .map(|it| it.locate)
-                .next();
-            let (config, context) = (index.embed.clone(), self.context.clone());
+        for (name, embedder) in self.embedders {
+            let context = self.context.clone();
             let job = move || {
-                let what = format!("model {}", config.model);
-                let result = locate.map(|locate| locate(&config, &context));
-                let checks = result.map(|result| ConnectionCheck { what, result });
-                checks.into_iter().collect()
+                let what = format!("model {}", embedder.model());
+                let result = embedder.locate(&context);
+                vec![ConnectionCheck { what, result }]
             };
             jobs.push((format!("indexes.{name}"), Box::new(job)));
         }

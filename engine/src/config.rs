@@ -11,7 +11,7 @@ use crate::dead_letters_section::{LoadedDeadLetters, describe};
 use crate::index_config::{IndexConfig, check_filterable, check_quantization};
 use crate::model_names::{NamedModel, check_model_name};
 use crate::plan::{Plan, PlannedDeadLetters, PlannedDocuments, PlannedIndex, PlannedSource};
-use crate::registry::{AnyChunkerConfig, AnySourceConfig, Registry};
+use crate::registry::{AnyChunkerConfig, AnyEmbedderConfig, AnySourceConfig, Registry};
 use crate::replay::Redecoders;
 use crate::room::RoomLimits;
 use schemars::{JsonSchema, schema_for};
@@ -23,8 +23,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use vectide_config::{ConfigSchema, Document, Name, Report, TagTable};
 use vectide_model::{
-    ByteSize, ComponentError, EmbedConfig, Embedder, HumanDuration, OpenContext, PositionProbe,
-    Source, SourceError, SourceSink, SourceStart,
+    ByteSize, ComponentError, Embedder, HumanDuration, OpenContext, PositionProbe, Source,
+    SourceError, SourceSink, SourceStart,
 };
 use vectide_operators::{DocumentView, PlanIndex};
 use vectide_serve::ServerConfig;
@@ -120,6 +120,7 @@ pub struct LoadedConfig {
     pub(crate) dead_letters: LoadedDeadLetters,
     views: Vec<(Name, Arc<DocumentView>)>,
     chunkers: Vec<(Name, Box<dyn AnyChunkerConfig>)>,
+    pub(crate) embedders: Vec<(Name, Box<dyn AnyEmbedderConfig>)>,
 }
 
 /// The schema that configurations are checked against.
@@ -133,11 +134,16 @@ fn config_schema(registry: &Registry) -> Result<ConfigSchema, vectide_config::Sc
     for chunker in &registry.chunkers {
         chunkers = chunkers.with(chunker.name, schema((chunker.schema)()))?;
     }
+    let mut embedders = TagTable::new("embedding").keyed_by("model");
+    for embedder in &registry.embedders {
+        embedders = embedders.with(embedder.name, schema((embedder.schema)()))?;
+    }
     let mut root = schema_for!(PipelineConfig).to_value();
     describe(&mut root, registry);
     ConfigSchema::new(schema(root))?
         .tagged("sources.*", sources)?
-        .tagged("indexes.*.chunk", chunkers)
+        .tagged("indexes.*.chunk", chunkers)?
+        .tagged("indexes.*.embed", embedders)
 }
 
 /// The JSON Schema of configurations, for editors.
@@ -186,7 +192,7 @@ impl LoadedConfig {
         let sources = check.sources();
         let views = check.views();
         let chunkers = check.chunkers();
-        check.embedders();
+        let embedders = check.embedders();
         check.filterable();
         check.quantizations();
         check.server();
@@ -209,6 +215,7 @@ impl LoadedConfig {
             dead_letters,
             views,
             chunkers,
+            embedders,
         })
     }
 
@@ -327,10 +334,13 @@ impl LoadedConfig {
     ) -> Result<Plan, Report> {
         let state_directory = self.state_directory();
         let indexes = open_indexes(
-            &self.config,
-            self.chunkers,
+            IndexParts {
+                config: &self.config,
+                chunkers: self.chunkers,
+                embedders: &self.embedders,
+                context: &self.context,
+            },
             registry,
-            &self.context,
             (&self.document, &mut report),
         );
         let dead_letters = self
@@ -415,29 +425,39 @@ pub(crate) fn push(
     report.push(problem);
 }
 
-fn open_indexes(
-    config: &PipelineConfig,
+/// What indexes are made of.
+struct IndexParts<'a> {
+    config: &'a PipelineConfig,
     chunkers: Vec<(Name, Box<dyn AnyChunkerConfig>)>,
+    embedders: &'a [(Name, Box<dyn AnyEmbedderConfig>)],
+    context: &'a OpenContext,
+}
+
+fn open_indexes(
+    parts: IndexParts<'_>,
     registry: &Registry,
-    context: &OpenContext,
     (document, report): (&Document, &mut Report),
 ) -> Vec<PlannedIndex> {
-    let mut opened: Vec<(EmbedConfig, Arc<dyn Embedder>)> = Vec::new();
+    let mut opened: Vec<(&dyn AnyEmbedderConfig, Arc<dyn Embedder>)> = Vec::new();
     let mut indexes = Vec::new();
-    for (name, chunker) in chunkers {
-        let index = &config.indexes[&name];
+    let embedders = parts.embedders;
+    for (name, chunker) in parts.chunkers {
+        let index = &parts.config.indexes[&name];
+        let Some(embed) = embedder_of(embedders, name.as_str()) else {
+            continue;
+        };
         let known = opened
             .iter()
-            .find(|(it, _)| *it == index.embed)
+            .find(|(it, _)| it.is_same(embed))
             .map(|(_, it)| it.clone());
-        let embedder = known.map_or_else(|| open_embedder(registry, &index.embed, context), Ok);
+        let embedder = known.map_or_else(|| embed.open(parts.context), Ok);
         let named = embedder.and_then(|embedder| {
             let model = NamedModel {
                 index: name.as_str(),
-                config: &index.embed,
+                config: embed,
                 identity: embedder.identity(),
             };
-            check_model_name(model, named_models(config, &indexes))?;
+            check_model_name(model, named_models(embedders, &indexes))?;
             Ok(embedder)
         });
         let embedder = match named {
@@ -447,10 +467,10 @@ fn open_indexes(
                 continue;
             }
         };
-        opened.push((index.embed.clone(), embedder.clone()));
+        opened.push((embed, embedder.clone()));
         match chunker.open(embedder.token_counter()) {
             Ok(chunker) => {
-                let mut views = config.documents.keys();
+                let mut views = parts.config.documents.keys();
                 let documents = views
                     .position(|view| *view == index.from)
                     .unwrap_or_default();
@@ -471,48 +491,27 @@ fn open_indexes(
     indexes
 }
 
+fn embedder_of<'a>(
+    embedders: &'a [(Name, Box<dyn AnyEmbedderConfig>)],
+    index: &str,
+) -> Option<&'a dyn AnyEmbedderConfig> {
+    let mut embedders = embedders.iter();
+    let (_, embedder) = embedders.find(|(name, _)| name.as_str() == index)?;
+    Some(&**embedder)
+}
+
 /// The models of the indexes so far.
 fn named_models<'a>(
-    config: &'a PipelineConfig,
+    embedders: &'a [(Name, Box<dyn AnyEmbedderConfig>)],
     indexes: &'a [PlannedIndex],
 ) -> impl Iterator<Item = NamedModel<'a>> {
     indexes.iter().filter_map(|index| {
-        let mut configured = config.indexes.iter();
-        let (_, of_index) = configured.find(|(name, _)| name.as_str() == &*index.name)?;
         Some(NamedModel {
             index: &index.name,
-            config: &of_index.embed,
+            config: embedder_of(embedders, &index.name)?,
             identity: index.embedder.identity(),
         })
     })
-}
-
-fn open_embedder(
-    registry: &Registry,
-    config: &EmbedConfig,
-    context: &OpenContext,
-) -> Result<Arc<dyn Embedder>, ComponentError> {
-    let known = registry
-        .embedders
-        .iter()
-        .find(|embedder| embedder.name == config.model);
-    match known {
-        Some(embedder) => (embedder.open)(config, context),
-        None => Err(ComponentError::new(
-            "model",
-            format!("there is no model `{}`", config.model),
-            format!("known: {}", known_models(registry)),
-        )),
-    }
-}
-
-fn known_models(registry: &Registry) -> String {
-    registry
-        .embedders
-        .iter()
-        .map(|it| it.name)
-        .collect::<Vec<_>>()
-        .join(" | ")
 }
 
 /// Checks that reach beyond one field.
@@ -555,27 +554,28 @@ impl Check<'_> {
             .for_each(|problem| self.report.push(problem));
     }
 
-    fn tagged(&mut self, path: &str) -> Option<(String, Value)> {
+    /// A section that the value under `tag` chooses the component of: that value, and the rest.
+    fn tagged(&mut self, path: &str, tag: &str) -> Option<(String, Value)> {
         if self.report.has_problem_within(path) {
             return None;
         }
-        let tag = self
+        let chosen = self
             .document
-            .value_at(format!("{path}.type").as_str())?
+            .value_at(format!("{path}.{tag}").as_str())?
             .as_str()?
             .to_owned();
-        let value = self.document.parse_section(path, "type");
+        let value = self.document.parse_section(path, tag);
         value
             .map_err(|problem| self.report.push(problem))
             .ok()
-            .map(|value| (tag, value))
+            .map(|value| (chosen, value))
     }
 
     fn sources(&mut self) -> Vec<(Name, String, Box<dyn AnySourceConfig>)> {
         let mut sources = Vec::new();
         for name in self.names("sources") {
             let path = format!("sources.{name}");
-            let Some((tag, value)) = self.tagged(&path) else {
+            let Some((tag, value)) = self.tagged(&path, "type") else {
                 continue;
             };
             let Some(kind) = self.registry.sources.iter().find(|it| it.name == tag) else {
@@ -599,7 +599,7 @@ impl Check<'_> {
         let mut chunkers = Vec::new();
         for name in self.names("indexes") {
             let path = format!("indexes.{name}.chunk");
-            let Some((tag, value)) = self.tagged(&path) else {
+            let Some((tag, value)) = self.tagged(&path, "type") else {
                 continue;
             };
             let Some(kind) = self.registry.chunkers.iter().find(|it| it.name == tag) else {
@@ -637,29 +637,27 @@ impl Check<'_> {
         views
     }
 
-    fn embedders(&mut self) {
+    fn embedders(&mut self) -> Vec<(Name, Box<dyn AnyEmbedderConfig>)> {
+        let mut embedders = Vec::new();
         for name in self.names("indexes") {
-            let path = format!("indexes.{name}.embed.model");
-            let Some(model) = self
-                .document
-                .value_at(path.as_str())
-                .and_then(|it| it.as_str())
-            else {
+            let path = format!("indexes.{name}.embed");
+            let Some((tag, value)) = self.tagged(&path, "model") else {
                 continue;
             };
-            let names = self.registry.embedders.iter().map(|it| it.name);
-            if names.clone().all(|known| known != model) {
-                let fact = format!("`{model}` is not a known model");
-                let mut problem = self
-                    .document
-                    .problem(path.as_str(), fact)
-                    .allowed(known_models(self.registry));
-                if let Some(nearest) = vectide_config::nearest(model, names) {
-                    problem = problem.hint(format!("did you mean `{nearest}`?"));
+            let Some(kind) = self.registry.embedders.iter().find(|it| it.name == tag) else {
+                continue;
+            };
+            match (kind.parse)(value) {
+                Ok(config) => {
+                    for error in config.check() {
+                        push(self.document, self.report, &path, &error);
+                    }
+                    embedders.push((name, config));
                 }
-                self.report.push(problem);
+                Err(fact) => self.report.push(self.document.problem(path.as_str(), fact)),
             }
         }
+        embedders
     }
 
     fn filterable(&mut self) {

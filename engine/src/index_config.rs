@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::sync::Arc;
 use vectide_config::{Document, Name, Problem};
-use vectide_model::{EmbedConfig, VectorIndexFactory};
+use vectide_model::VectorIndexFactory;
 use vectide_operators::{Analyzer, FieldPlan, Language};
 
 /// An entry of `indexes:`.
@@ -20,7 +20,7 @@ pub struct IndexConfig {
     /// How documents are cut.
     pub chunk: Value,
     /// Which model makes the vectors.
-    pub embed: EmbedConfig,
+    pub embed: Value,
     /// Parts of the index, each owned by one worker; fixed for the life of a state.
     #[serde(default = "one_shard")]
     #[schemars(range(min = 1, max = 1024))]

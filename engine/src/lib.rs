@@ -56,8 +56,8 @@ pub use pipeline::{Pipeline, PipelineError, Progress, RunReport};
 pub use plan::{Plan, PlannedDeadLetters, PlannedDocuments, PlannedIndex, PlannedSource};
 pub use rebuild::{IndexEstimate, RebuildEstimate, estimate_rebuild, rebuild};
 pub use registry::{
-    AnyChunkerConfig, AnyDeadLetterSinkConfig, AnySourceConfig, ChunkerType, DeadLetterSinkType,
-    EmbedderType, IndexType, Registry, SourceType,
+    AnyChunkerConfig, AnyDeadLetterSinkConfig, AnyEmbedderConfig, AnySourceConfig, ChunkerType,
+    DeadLetterSinkType, EmbedderType, IndexType, Registry, SourceType,
 };
 pub use replay::{Redecoders, Refusal, ReplayReport, replay};
 pub use room::RoomLimits;

@@ -5,13 +5,14 @@
 //! that is asked. Indexes may differ in what changes no answer: the device, the precision where it is
 //! known to be near enough.
 
-use vectide_model::{ComponentError, EmbedConfig, ModelIdentity};
+use crate::registry::AnyEmbedderConfig;
+use vectide_model::{ComponentError, ModelIdentity};
 
 /// One index's model, as it was configured and as it was opened.
 #[derive(Clone, Copy)]
 pub(crate) struct NamedModel<'a> {
     pub(crate) index: &'a str,
-    pub(crate) config: &'a EmbedConfig,
+    pub(crate) config: &'a dyn AnyEmbedderConfig,
     pub(crate) identity: &'a ModelIdentity,
 }
 
@@ -19,7 +20,7 @@ impl NamedModel<'_> {
     /// Whether both are one model to whoever asks by name.
     fn is_same(&self, other: &Self) -> bool {
         self.identity.fingerprint == other.identity.fingerprint
-            && self.config.query_prefix == other.config.query_prefix
+            && self.config.query_prefix() == other.config.query_prefix()
     }
 }
 
@@ -35,16 +36,12 @@ pub(crate) fn check_model_name<'a>(
     let Some(other) = known.find(|it| it.identity.name == *name && !it.is_same(&model)) else {
         return Ok(());
     };
-    let is_in_folder = model.config.path.is_some() || other.config.path.is_some();
+    let field = model.config.name_field();
+    let is_in_folder = [field, other.config.name_field()].contains(&"path");
     let hint = if is_in_folder {
         "rename one of the folders, or give it a second name by a link; a model is called by its folder's name"
     } else {
         "give both indexes the same `embed`"
-    };
-    let field = if model.config.path.is_some() {
-        "path"
-    } else {
-        "model"
     };
     let fact = format!(
         "index `{}` has a model `{name}` with other files or options",
@@ -56,7 +53,41 @@ pub(crate) fn check_model_name<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vectide_model::Precision;
+    use schemars::JsonSchema;
+    use serde::Deserialize;
+    use std::sync::Arc;
+    use vectide_model::{Embedder, EmbedderConfig, OpenContext};
+
+    /// As much of a model's configuration as its name follows.
+    #[derive(Clone, Default, PartialEq, Deserialize, JsonSchema)]
+    struct Options {
+        path: Option<String>,
+        query_prefix: Option<String>,
+        threads: usize,
+    }
+
+    impl EmbedderConfig for Options {
+        const MODEL: &'static str = "some";
+
+        fn check(&self) -> Vec<ComponentError> {
+            Vec::new()
+        }
+        fn open(&self, _: &OpenContext) -> Result<Arc<dyn Embedder>, ComponentError> {
+            Err(ComponentError::new("", "it is a configuration only", ""))
+        }
+        fn locate(&self, _: &OpenContext) -> Result<String, ComponentError> {
+            Ok("nowhere".into())
+        }
+        fn query_prefix(&self) -> Option<&str> {
+            self.query_prefix.as_deref()
+        }
+        fn name_field(&self) -> &'static str {
+            match self.path {
+                Some(_) => "path",
+                None => "model",
+            }
+        }
+    }
 
     fn identity(name: &str, fingerprint: &str) -> ModelIdentity {
         ModelIdentity {
@@ -68,22 +99,28 @@ mod tests {
         }
     }
 
-    fn in_folder(path: &str) -> EmbedConfig {
-        EmbedConfig {
+    fn in_folder(path: &str) -> Options {
+        Options {
             path: Some(path.into()),
-            ..EmbedConfig::named("bert")
+            ..Options::default()
         }
     }
 
     fn check(
-        (config, identity): (&EmbedConfig, &ModelIdentity),
-        (other_config, other): (&EmbedConfig, &ModelIdentity),
+        (config, identity): (&Options, &ModelIdentity),
+        (other_config, other): (&Options, &ModelIdentity),
     ) -> Result<(), ComponentError> {
-        let model = |index, config, identity| NamedModel {
-            index,
-            config,
-            identity,
-        };
+        fn model<'a>(
+            index: &'a str,
+            config: &'a Options,
+            identity: &'a ModelIdentity,
+        ) -> NamedModel<'a> {
+            NamedModel {
+                index,
+                config,
+                identity,
+            }
+        }
         let known = [model("first", other_config, other)];
         check_model_name(model("second", config, identity), known.into_iter())
     }
@@ -103,20 +140,27 @@ mod tests {
 
     #[test]
     fn options_that_change_answers_count_and_others_do_not() {
-        let plain = EmbedConfig::named("all-MiniLM-L6-v2");
+        let plain = Options::default();
         let model = identity("all-MiniLM-L6-v2", "1");
-        let of = |config: &EmbedConfig| check((config, &model), (&plain, &model));
-        let exact = EmbedConfig {
-            precision: Precision::F32,
+        let of = |config: &Options| check((config, &model), (&plain, &model));
+        let other = Options {
+            threads: 7,
             ..plain.clone()
         };
-        assert_eq!(of(&exact), Ok(()));
-        let prefixed = EmbedConfig {
+        assert_eq!(of(&other), Ok(()));
+        let prefixed = Options {
             query_prefix: Some("query: ".into()),
             ..plain.clone()
         };
         let error = of(&prefixed).unwrap_err();
         assert_eq!(error.field, "model");
         assert!(error.hint.contains("same `embed`"), "{}", error.hint);
+    }
+
+    #[test]
+    fn equal_configurations_of_one_model_are_the_same() {
+        let (a, b): (&dyn AnyEmbedderConfig, &dyn AnyEmbedderConfig) =
+            (&in_folder("a"), &in_folder("b"));
+        assert!(a.is_same(&in_folder("a")) && !a.is_same(b));
     }
 }

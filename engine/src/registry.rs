@@ -1,10 +1,11 @@
 //! What the engine may be built from. The binary fills it; the engine names no component.
 
 use serde_json::Value;
+use std::any::Any;
 use std::sync::Arc;
 use vectide_model::{
     Chunker, ChunkerConfig, ComponentError, ConnectionCheck, DeadLetterSink, DeadLetterSinkConfig,
-    EmbedConfig, OpenContext, OpenEmbedder, PositionProbe, Redecoder, Source, SourceConfig,
+    Embedder, EmbedderConfig, OpenContext, PositionProbe, Redecoder, Source, SourceConfig,
     TokenCounter, VectorIndexFactory,
 };
 
@@ -20,6 +21,34 @@ pub struct Registry {
     pub dead_letter_sinks: Vec<DeadLetterSinkType>,
     /// Ways of keeping vectors; the first is that of an index that says nothing.
     pub indexes: Vec<IndexType>,
+}
+
+impl Registry {
+    /// Reads the options of a model, for callers that have no configuration with sections.
+    ///
+    /// # Errors
+    /// When there is no such model, or it has no such options.
+    pub fn embedder(
+        &self,
+        model: &str,
+        options: Value,
+    ) -> Result<Box<dyn AnyEmbedderConfig>, ComponentError> {
+        let Some(kind) = self.embedders.iter().find(|it| it.name == model) else {
+            let known: Vec<&str> = self.embedders.iter().map(|it| it.name).collect();
+            return Err(ComponentError::new(
+                "model",
+                format!("there is no model `{model}`"),
+                format!("known: {}", known.join(", ")),
+            ));
+        };
+        let config = (kind.parse)(options);
+        let config = config
+            .map_err(|fact| ComponentError::new("", format!("model `{model}`: {fact}"), ""))?;
+        match config.check().into_iter().next() {
+            Some(fault) => Err(fault),
+            None => Ok(config),
+        }
+    }
 }
 
 /// A way of keeping vectors.
@@ -118,10 +147,73 @@ pub struct ChunkerType {
 pub struct EmbedderType {
     /// The name under `model:`.
     pub name: &'static str,
-    /// Opens it.
-    pub open: OpenEmbedder,
-    /// Says where its files are, without reading all of them and without fetching any.
-    pub locate: fn(&EmbedConfig, &OpenContext) -> Result<String, ComponentError>,
+    /// JSON Schema of its configuration, without `model`.
+    pub schema: fn() -> Value,
+    /// Reads its configuration.
+    pub parse: fn(Value) -> Result<Box<dyn AnyEmbedderConfig>, String>,
+}
+
+/// An embedding model's configuration, its type forgotten.
+pub trait AnyEmbedderConfig: Any + Send + Sync {
+    /// The name under `model:`.
+    fn model(&self) -> &'static str;
+    /// All faults that can be seen in the configuration alone.
+    fn check(&self) -> Vec<ComponentError>;
+    /// Makes the model ready.
+    ///
+    /// # Errors
+    /// When it can't work as configured.
+    fn open(&self, context: &OpenContext) -> Result<Arc<dyn Embedder>, ComponentError>;
+    /// Says where the model is, fetching nothing.
+    ///
+    /// # Errors
+    /// When it can't be opened, as far as that shows.
+    fn locate(&self, context: &OpenContext) -> Result<String, ComponentError>;
+    /// What stands before a query, where the configuration says it.
+    fn query_prefix(&self) -> Option<&str>;
+    /// The field that the model's name follows.
+    fn name_field(&self) -> &'static str;
+    /// Whether both are one model with the same options.
+    fn is_same(&self, other: &dyn AnyEmbedderConfig) -> bool;
+}
+
+impl<C: EmbedderConfig> AnyEmbedderConfig for C {
+    fn model(&self) -> &'static str {
+        C::MODEL
+    }
+    fn check(&self) -> Vec<ComponentError> {
+        EmbedderConfig::check(self)
+    }
+    fn open(&self, context: &OpenContext) -> Result<Arc<dyn Embedder>, ComponentError> {
+        EmbedderConfig::open(self, context)
+    }
+    fn locate(&self, context: &OpenContext) -> Result<String, ComponentError> {
+        EmbedderConfig::locate(self, context)
+    }
+    fn query_prefix(&self) -> Option<&str> {
+        EmbedderConfig::query_prefix(self)
+    }
+    fn name_field(&self) -> &'static str {
+        EmbedderConfig::name_field(self)
+    }
+    fn is_same(&self, other: &dyn AnyEmbedderConfig) -> bool {
+        let other: &dyn Any = other;
+        other.downcast_ref::<C>() == Some(self)
+    }
+}
+
+impl EmbedderType {
+    /// The model with this configuration.
+    pub fn of<C: EmbedderConfig>() -> Self {
+        Self {
+            name: C::MODEL,
+            schema: schema_of::<C>,
+            parse: |value| match serde_json::from_value::<C>(value) {
+                Ok(config) => Ok(Box::new(config)),
+                Err(error) => Err(error.to_string()),
+            },
+        }
+    }
 }
 
 /// The configuration of a place for dead letters, its type forgotten.

@@ -9,8 +9,8 @@ use vectide_engine::{
     PlannedSource, RoomLimits, RunReport, StartOptions,
 };
 use vectide_model::{
-    Change, EmbedConfig, Embedder, OpenContext, Position, ReadMode, Source, SourceBatch,
-    SourceError, SourceSink, SourceStart,
+    Change, Embedder, OpenContext, Position, ReadMode, Source, SourceBatch, SourceError,
+    SourceSink, SourceStart,
 };
 use vectide_operators::{DocumentView, FieldPlan};
 
@@ -126,35 +126,23 @@ impl Default for ScriptedPipeline {
 impl ScriptedPipeline {
     /// A pipeline with a model.
     pub fn with_model(model: &str, workers: usize, shards: u32) -> Self {
-        Self::with(&EmbedConfig::named(model), workers, shards)
+        Self::with(model, serde_json::json!({"device": "cpu"}), workers, shards)
     }
 
     /// A pipeline with feature hashing to so many dimensions.
     pub fn with_hashing(dimensions: usize) -> Self {
-        let config = EmbedConfig {
-            dimensions: Some(dimensions),
-            ..EmbedConfig::named("hashing")
-        };
-        Self::with(&config, 1, 1)
+        let options = serde_json::json!({"dimensions": dimensions});
+        Self::with("hashing", options, 1, 1)
     }
 
-    fn with(config: &EmbedConfig, workers: usize, shards: u32) -> Self {
-        let registry = vectide_app::registry::registry();
-        let config = EmbedConfig {
-            device: vectide_model::Device::Cpu,
-            ..config.clone()
-        };
-        let model = &config.model;
+    /// A pipeline with a model's options.
+    pub fn with(model: &str, options: serde_json::Value, workers: usize, shards: u32) -> Self {
         let context = OpenContext {
             config_dir: ".".into(),
         };
-        let open = registry
-            .embedders
-            .iter()
-            .find(|it| it.name == model)
-            .map(|it| it.open);
-        let open = open.unwrap_or_else(|| panic!("no model {model}"));
-        let embedder = open(&config, &context).unwrap_or_else(|error| panic!("{error}"));
+        let config = vectide_app::registry::registry().embedder(model, options);
+        let opened = config.and_then(|config| config.open(&context));
+        let embedder = opened.unwrap_or_else(|error| panic!("{error}"));
         let chunker = ("structured", serde_json::json!({}));
         Self {
             embedder,

@@ -13,7 +13,7 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
-use vectide_model::{EmbedConfig, Embedder, Lane, OpenContext, TokenCounter};
+use vectide_model::{Embedder, Lane, OpenContext, TokenCounter};
 
 /// Texts of a call: as many as fill the embedder's batches.
 const TEXTS_PER_CALL: usize = 32;
@@ -22,8 +22,10 @@ const CALLS_PER_THREAD: usize = 16;
 
 /// What to embed.
 pub struct Job {
-    /// The model.
-    pub config: EmbedConfig,
+    /// The model, as `embed.model` of a configuration names it.
+    pub model: String,
+    /// The rest of what `embed` of a configuration would say.
+    pub options: serde_json::Value,
     /// A JSON object with `text` a line, plain or `.zst`.
     pub input: PathBuf,
     /// Where the vectors go: `.npy`, 32-bit floats.
@@ -54,7 +56,7 @@ struct Report {
 /// # Errors
 /// When the model can't be opened, a line is none, or the output can't be written.
 pub fn embed(job: &Job) -> Result<(), Failure> {
-    let embedder = open(&job.config)?;
+    let embedder = open(&job.model, job.options.clone())?;
     let identity = embedder.identity().clone();
     let start = Instant::now();
     let mut report = Report {
@@ -94,22 +96,19 @@ pub fn embed(job: &Job) -> Result<(), Failure> {
     Ok(())
 }
 
-fn open(config: &EmbedConfig) -> Result<Arc<dyn Embedder>, Failure> {
-    let registry = registry();
-    let mut known = registry.embedders.iter();
-    let Some(model) = known.find(|it| it.name == config.model) else {
-        let names: Vec<&str> = registry.embedders.iter().map(|it| it.name).collect();
-        let fact = format!("there is no model `{}`", config.model);
-        return Err(Failure::new(format!(
-            "{fact}\nhint: known: {}",
-            names.join(", ")
-        )));
-    };
+fn open(model: &str, options: serde_json::Value) -> Result<Arc<dyn Embedder>, Failure> {
     let context = OpenContext {
         config_dir: ".".into(),
     };
-    let opened = (model.open)(config, &context);
-    opened.map_err(|error| Failure::new(format!("{}\nhint: {}", error.fact, error.hint)))
+    let config = registry().embedder(model, options);
+    let opened = config.and_then(|config| config.open(&context));
+    opened.map_err(|error| {
+        let hint = match error.hint.as_str() {
+            "" => String::new(),
+            hint => format!("\nhint: {hint}"),
+        };
+        Failure::new(format!("{}{hint}", error.fact))
+    })
 }
 
 fn progress() -> ProgressBar {

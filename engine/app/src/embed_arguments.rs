@@ -1,9 +1,9 @@
 //! What `vectide embed` is told.
 
 use crate::embed::Job;
-use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 use std::path::PathBuf;
-use vectide_model::{Device, EmbedConfig, Lane, Precision};
+use vectide_model::Lane;
 
 /// Which texts, by which model, and where the vectors go.
 #[derive(Clone, Debug, clap::Args)]
@@ -15,11 +15,11 @@ pub struct EmbedArguments {
     #[arg(long)]
     path: Option<PathBuf>,
     /// Where it runs: auto, cpu or cuda.
-    #[arg(long, default_value = "auto", value_parser = named::<Device>)]
-    device: Device,
+    #[arg(long)]
+    device: Option<String>,
     /// The numbers that it computes with: auto, f32 or bf16.
-    #[arg(long, default_value = "auto", value_parser = named::<Precision>)]
-    precision: Precision,
+    #[arg(long)]
+    precision: Option<String>,
     /// Dimensions of the vectors, where the model lets one choose.
     #[arg(long)]
     dimensions: Option<usize>,
@@ -34,22 +34,22 @@ pub struct EmbedArguments {
     output: PathBuf,
 }
 
-/// By the name that configurations use.
-fn named<T: DeserializeOwned>(name: &str) -> Result<T, String> {
-    serde_json::from_value(name.into()).map_err(|error| error.to_string())
-}
-
 impl EmbedArguments {
     /// What is to be done.
     pub fn job(self) -> Job {
+        let options = [
+            ("path", self.path.map(|path| path.to_string_lossy().into())),
+            ("device", self.device.map(Value::from)),
+            ("precision", self.precision.map(Value::from)),
+            ("dimensions", self.dimensions.map(Value::from)),
+        ];
+        // What was not said is not there: models that have no such option refuse it.
+        let options = options
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), value?)));
         Job {
-            config: EmbedConfig {
-                path: self.path,
-                device: self.device,
-                precision: self.precision,
-                dimensions: self.dimensions,
-                ..EmbedConfig::named(self.model)
-            },
+            model: self.model,
+            options: Value::Object(options.collect::<Map<_, _>>()),
             input: self.input,
             output: self.output,
             lane: if self.queries {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use vectide_connectors::{
     DirectoryConfig, FilesConfig, JsonlConfig, KafkaConfig, PostgresConfig, TopicConfig,
 };
-use vectide_encoder::{bert, hashing, minilm};
+use vectide_encoder::bert::BertConfig;
+use vectide_encoder::hashing::HashingConfig;
+use vectide_encoder::minilm::MiniLmConfig;
 use vectide_engine::{
     ChunkerType, DeadLetterSinkType, EmbedderType, IndexType, Registry, SourceType,
 };
@@ -26,24 +28,9 @@ pub fn registry() -> Registry {
             ChunkerType::of::<WholeConfig>(),
         ],
         embedders: vec![
-            EmbedderType {
-                name: minilm::MODEL_NAME,
-                open: minilm::open,
-                locate: minilm::locate,
-            },
-            EmbedderType {
-                name: bert::MODEL_NAME,
-                open: bert::open,
-                locate: bert::locate,
-            },
-            EmbedderType {
-                name: hashing::MODEL_NAME,
-                open: hashing::open,
-                // It has no files, so that opening it shows all faults.
-                locate: |config, context| {
-                    hashing::open(config, context).map(|_| "built in".to_owned())
-                },
-            },
+            EmbedderType::of::<MiniLmConfig>(),
+            EmbedderType::of::<BertConfig>(),
+            EmbedderType::of::<HashingConfig>(),
         ],
         dead_letter_sinks: vec![
             DeadLetterSinkType::of::<DirectoryConfig>(),

@@ -39,7 +39,7 @@ pub fn connect(config: &Path) -> Result<(), Failure> {
         section: "server".into(),
         checks: vec![check_port(&loaded.config().server)],
     };
-    let mut sections = loaded.connection_checks(&registry()).run(CONNECT_LIMIT)?;
+    let mut sections = loaded.connection_checks().run(CONNECT_LIMIT)?;
     sections.push(server);
     let (mut checked, mut failed) = (0, 0);
     for SectionCheck { section, checks } in sections {

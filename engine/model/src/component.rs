@@ -153,56 +153,34 @@ pub enum Precision {
     Bf16,
 }
 
-/// The `embed:` section: which model makes the vectors.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct EmbedConfig {
-    /// Name of the model: `all-MiniLM-L6-v2`; `bert` for any BERT-type sentence encoder in the
-    /// folder that `path` names; or `hashing` (for tests and engine benchmarks only).
-    pub model: String,
-    /// Where it runs.
-    #[serde(default)]
-    pub device: Device,
-    /// Folder with the model's files (model.safetensors, tokenizer.json; `bert` also needs
-    /// config.json, modules.json and 1_Pooling/config.json). Without it the local cache and then
-    /// the download places are asked.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub path: Option<PathBuf>,
-    /// Dimensions of the vectors: the first so many of a Matryoshka model's, scaled to length 1
-    /// again, or any number for `hashing`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dimensions: Option<usize>,
-    /// Tokens of a text that the model looks at, special ones and the prefix included. Without it
-    /// what the model's files say.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_tokens: Option<usize>,
-    /// What stands before a query when it is embedded. Without it what the model's files say.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub query_prefix: Option<String>,
-    /// What stands before a chunk of a document when it is embedded. Without it what the model's
-    /// files say.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub passage_prefix: Option<String>,
-    /// The numbers that the model computes with.
-    #[serde(default)]
-    pub precision: Precision,
-}
+/// The configuration of an embedding model. Implement it beside the model.
+pub trait EmbedderConfig:
+    PartialEq + DeserializeOwned + JsonSchema + Send + Sync + 'static
+{
+    /// The name under `model:`.
+    const MODEL: &'static str;
 
-impl EmbedConfig {
-    /// A model with nothing set.
-    pub fn named(model: impl Into<String>) -> Self {
-        Self {
-            model: model.into(),
-            device: Device::Auto,
-            path: None,
-            dimensions: None,
-            max_tokens: None,
-            query_prefix: None,
-            passage_prefix: None,
-            precision: Precision::Auto,
-        }
-    }
-}
+    /// All faults that can be seen in the configuration alone.
+    fn check(&self) -> Vec<ComponentError>;
 
-/// Opens an embedder by its configuration.
-pub type OpenEmbedder = fn(&EmbedConfig, &OpenContext) -> Result<Arc<dyn Embedder>, ComponentError>;
+    /// Makes the model ready: its files are found, or fetched. Indexes whose configurations are equal
+    /// share what this gives.
+    ///
+    /// # Errors
+    /// When it can't work as configured.
+    fn open(&self, context: &OpenContext) -> Result<Arc<dyn Embedder>, ComponentError>;
+
+    /// Says where the model is, in a line for a person: without reading all of it, fetching any of it or
+    /// changing anything. Takes seconds at most.
+    ///
+    /// # Errors
+    /// As for [`EmbedderConfig::open`], as far as that shows.
+    fn locate(&self, context: &OpenContext) -> Result<String, ComponentError>;
+
+    /// What stands before a query, where the configuration says it: the only thing that answers may
+    /// depend on and the fingerprint of the model does not name.
+    fn query_prefix(&self) -> Option<&str>;
+
+    /// The field that the model's name in [`crate::ModelIdentity`] follows.
+    fn name_field(&self) -> &'static str;
+}

@@ -25,7 +25,7 @@ pub use attribute::{AttributeKey, Attributes};
 pub use change::{Change, DeadLetter, DeadLetterReason, Key, Partition, Position, Row};
 pub use chunker::{ChunkError, Chunker, TokenCounter, chunker_contract};
 pub use component::{
-    ChunkerConfig, ComponentError, ConnectionCheck, Device, EmbedConfig, OpenContext, OpenEmbedder,
+    ChunkerConfig, ComponentError, ConnectionCheck, Device, EmbedderConfig, OpenContext,
     PositionProbe, Precision, Redecoder, SourceConfig,
 };
 pub use dead_letter::{DeadLetterSink, DeadLetterSinkConfig, DeadLetterSinkError, KeptLetter};

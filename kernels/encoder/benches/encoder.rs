@@ -13,8 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use thread_time::thread_time;
 use vectide_encoder::hashing::Hashing;
-use vectide_encoder::{Backend, Products, SentenceEncoder, minilm};
-use vectide_model::{EmbedConfig, Embedder, Lane, OpenContext, Precision};
+use vectide_encoder::minilm::{self, MiniLmConfig};
+use vectide_encoder::{Backend, Products, SentenceEncoder};
+use vectide_model::{Embedder, Lane, OpenContext, Precision};
 
 /// Floating-point operations of the products for one token, without attention: 6 layers of
 /// 2 * 384 * (1152 + 384 + 1536 + 1536).
@@ -99,9 +100,9 @@ fn main() {
 }
 
 fn open(backend: Backend, precision: Precision) -> SentenceEncoder {
-    let config = EmbedConfig {
+    let config = MiniLmConfig {
         precision,
-        ..EmbedConfig::named(minilm::MODEL_NAME)
+        ..MiniLmConfig::default()
     };
     let context = OpenContext {
         config_dir: ".".into(),

@@ -10,11 +10,13 @@
 use crate::cpu::{Backend, Products};
 use crate::model_files::{Description, ModelFolder, look, read_description, short_digest};
 use crate::sentence_encoder::{
-    EncoderParts, SentenceEncoder, configure, dimension, products, tell,
+    EncoderOptions, EncoderParts, SentenceEncoder, configure, dimension, products, tell,
 };
+use schemars::JsonSchema;
+use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use vectide_model::{ComponentError, EmbedConfig, Embedder, OpenContext};
+use vectide_model::{ComponentError, Device, Embedder, EmbedderConfig, OpenContext, Precision};
 
 /// The name under `model:`.
 pub const MODEL_NAME: &str = "bert";
@@ -24,36 +26,95 @@ const ALGORITHM_VERSION: &str = "bert-1";
 /// was measured.
 const PRODUCTS_BEST: Products = Products::F32;
 
-/// Opens the embedder.
-///
-/// # Errors
-/// When the folder does not hold a model that this build can compute, or the configuration asks for
-/// what the model does not have.
-pub fn open(
-    config: &EmbedConfig,
-    context: &OpenContext,
-) -> Result<Arc<dyn Embedder>, ComponentError> {
-    Ok(Arc::new(open_on(config, context, Backend::best())?))
+/// A BERT-type sentence encoder in a folder of its files.
+#[derive(Clone, Debug, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BertConfig {
+    /// Folder with the model's files: config.json, modules.json, 1_Pooling/config.json,
+    /// tokenizer.json and model.safetensors.
+    pub path: PathBuf,
+    /// Dimensions of the vectors: the first so many of a Matryoshka model's, scaled to length 1 again.
+    #[serde(default)]
+    pub dimensions: Option<usize>,
+    /// Where it runs.
+    #[serde(default)]
+    pub device: Device,
+    /// Tokens of a text that the model looks at, special ones and the prefix included. Without it
+    /// what the model's files say.
+    #[serde(default)]
+    pub max_tokens: Option<usize>,
+    /// What stands before a query when it is embedded. Without it what the model's files say.
+    #[serde(default)]
+    pub query_prefix: Option<String>,
+    /// What stands before a chunk of a document when it is embedded. Without it what the model's
+    /// files say.
+    #[serde(default)]
+    pub passage_prefix: Option<String>,
+    /// The numbers that the model computes with.
+    #[serde(default)]
+    pub precision: Precision,
 }
 
-/// Looks at the folder without reading the large files.
-///
-/// # Errors
-/// As for [`open`], as far as the small files show.
-pub fn locate(config: &EmbedConfig, context: &OpenContext) -> Result<String, ComponentError> {
-    locate_on(config, context, Backend::best())
+impl BertConfig {
+    /// The model of a folder with nothing else set.
+    pub fn in_folder(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            dimensions: None,
+            device: Device::Auto,
+            max_tokens: None,
+            query_prefix: None,
+            passage_prefix: None,
+            precision: Precision::Auto,
+        }
+    }
+
+    fn options(&self) -> EncoderOptions {
+        EncoderOptions {
+            device: self.device,
+            max_tokens: self.max_tokens,
+            query_prefix: self.query_prefix.clone(),
+            passage_prefix: self.passage_prefix.clone(),
+            precision: self.precision,
+        }
+    }
+}
+
+impl EmbedderConfig for BertConfig {
+    const MODEL: &'static str = MODEL_NAME;
+
+    /// What is only known with the processor or the files is found by opening it.
+    fn check(&self) -> Vec<ComponentError> {
+        Vec::new()
+    }
+
+    fn open(&self, context: &OpenContext) -> Result<Arc<dyn Embedder>, ComponentError> {
+        Ok(Arc::new(open_on(self, context, Backend::best())?))
+    }
+
+    fn locate(&self, context: &OpenContext) -> Result<String, ComponentError> {
+        locate_on(self, context, Backend::best())
+    }
+
+    fn query_prefix(&self) -> Option<&str> {
+        self.query_prefix.as_deref()
+    }
+
+    fn name_field(&self) -> &'static str {
+        "path"
+    }
 }
 
 /// Looks at the folder as a named instruction set would need it.
 ///
 /// # Errors
-/// As for [`locate`].
+/// As for [`open_on`], as far as the small files show.
 pub fn locate_on(
-    config: &EmbedConfig,
+    config: &BertConfig,
     context: &OpenContext,
     backend: Backend,
 ) -> Result<String, ComponentError> {
-    let folder = folder(config, context)?;
+    let folder = context.config_dir.join(&config.path);
     check(config, &folder, backend)?;
     look(&folder)?;
     Ok(format!("in {}", folder.display()))
@@ -62,21 +123,22 @@ pub fn locate_on(
 /// Opens the embedder on a named instruction set.
 ///
 /// # Errors
-/// As for [`open`].
+/// When the folder does not hold a model that this build can compute, or the configuration asks for
+/// what the model does not have.
 ///
 /// # Panics
 /// When embedding on a backend that the processor does not have; see [`Backend::available`].
 pub fn open_on(
-    config: &EmbedConfig,
+    config: &BertConfig,
     context: &OpenContext,
     backend: Backend,
 ) -> Result<SentenceEncoder, ComponentError> {
-    let folder = folder(config, context)?;
+    let folder = context.config_dir.join(&config.path);
     // What does not fit is told before the large files are read.
     let products = check(config, &folder, backend)?;
     let files = ModelFolder::read(&folder)?;
     let mut description = files.description.clone();
-    configure(config, &mut description)?;
+    configure(&config.options(), &mut description)?;
     let name = folder.file_name().map(|name| name.to_string_lossy());
     let name = name.map_or_else(|| MODEL_NAME.into(), String::from);
     let parts = EncoderParts {
@@ -89,34 +151,19 @@ pub fn open_on(
         products,
     };
     let model = SentenceEncoder::new(parts, backend)?;
-    tell(config, &model);
+    tell(&config.options(), &model);
     Ok(model)
 }
 
 /// Checks the configuration against the small files and the processor; what is left to choose is the
 /// numbers to compute with.
-fn check(
-    config: &EmbedConfig,
-    folder: &Path,
-    backend: Backend,
-) -> Result<Products, ComponentError> {
-    let products = products(config, backend, PRODUCTS_BEST)?;
+fn check(config: &BertConfig, folder: &Path, backend: Backend) -> Result<Products, ComponentError> {
+    let options = config.options();
+    let products = products(&options, backend, PRODUCTS_BEST)?;
     let mut description = read_description(folder)?;
-    configure(config, &mut description)?;
+    configure(&options, &mut description)?;
     dimension(description.shape.attention.width(), config.dimensions)?;
     Ok(products)
-}
-
-fn folder(config: &EmbedConfig, context: &OpenContext) -> Result<PathBuf, ComponentError> {
-    let path = config.path.as_ref().ok_or_else(|| {
-        ComponentError::new(
-            "path",
-            "model `bert` needs the folder with its files",
-            "set `path` to a folder with config.json, modules.json, 1_Pooling/config.json, tokenizer.json and \
-             model.safetensors",
-        )
-    })?;
-    Ok(context.config_dir.join(path))
 }
 
 fn fingerprint(

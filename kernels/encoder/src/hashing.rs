@@ -7,10 +7,12 @@
 //! Invariant: a vector is a function of the text and the dimension alone, on every machine and in
 //! every version that keeps [`ALGORITHM_VERSION`].
 
+use schemars::JsonSchema;
+use serde::Deserialize;
 use std::sync::Arc;
 use vectide_model::{
-    ComponentError, Device, EmbedConfig, EmbedError, Embedder, Lane, ModelIdentity, OpenContext,
-    Precision, TokenCounter,
+    ComponentError, Device, EmbedError, Embedder, EmbedderConfig, Lane, ModelIdentity, OpenContext,
+    TokenCounter,
 };
 
 /// The name under `model:`.
@@ -34,44 +36,54 @@ pub struct Hashing {
     identity: ModelIdentity,
 }
 
-/// Opens the embedder.
-///
-/// # Errors
-/// When `dimensions` is out of range, or anything else is set but `device`, to no CUDA.
-pub fn open(
-    config: &EmbedConfig,
-    _context: &OpenContext,
-) -> Result<Arc<dyn Embedder>, ComponentError> {
-    if config.device == Device::Cuda {
-        return Err(ComponentError::new(
-            "device",
-            "model `hashing` does not run on CUDA",
-            "leave `device` out, or use `auto` or `cpu`",
-        ));
-    }
-    if config.path.is_some() {
-        return Err(ComponentError::new(
-            "path",
-            "model `hashing` has no files",
-            "remove `path`",
-        ));
-    }
-    for (field, is_set) in [
-        ("max_tokens", config.max_tokens.is_some()),
-        ("query_prefix", config.query_prefix.is_some()),
-        ("passage_prefix", config.passage_prefix.is_some()),
-        ("precision", config.precision != Precision::Auto),
-    ] {
-        if is_set {
+/// Feature hashing of words, for tests and benchmarks of the engine: it knows nothing of meaning.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HashingConfig {
+    /// Dimensions of the vectors, 384 without it.
+    #[serde(default)]
+    #[schemars(range(min = 8, max = 8192))]
+    pub dimensions: Option<usize>,
+    /// Where it runs: the CPU.
+    #[serde(default)]
+    pub device: Device,
+}
+
+impl HashingConfig {
+    fn model(&self) -> Result<Hashing, ComponentError> {
+        if self.device == Device::Cuda {
             return Err(ComponentError::new(
-                field,
-                format!("model `hashing` has no `{field}`"),
-                format!("remove `{field}`"),
+                "device",
+                "model `hashing` does not run on CUDA",
+                "leave `device` out, or use `auto` or `cpu`",
             ));
         }
+        Hashing::new(self.dimensions.unwrap_or(DIMENSIONS_DEFAULT))
     }
-    let dimensions = config.dimensions.unwrap_or(DIMENSIONS_DEFAULT);
-    Ok(Arc::new(Hashing::new(dimensions)?))
+}
+
+impl EmbedderConfig for HashingConfig {
+    const MODEL: &'static str = MODEL_NAME;
+
+    fn check(&self) -> Vec<ComponentError> {
+        self.model().err().into_iter().collect()
+    }
+
+    fn open(&self, _: &OpenContext) -> Result<Arc<dyn Embedder>, ComponentError> {
+        Ok(Arc::new(self.model()?))
+    }
+
+    fn locate(&self, _: &OpenContext) -> Result<String, ComponentError> {
+        self.model().map(|_| "built in".to_owned())
+    }
+
+    fn query_prefix(&self) -> Option<&str> {
+        None
+    }
+
+    fn name_field(&self) -> &'static str {
+        "model"
+    }
 }
 
 impl Hashing {
@@ -207,10 +219,10 @@ mod tests {
     use super::*;
     use vectide_model::embedder_contract;
 
-    fn config(dimensions: Option<usize>) -> EmbedConfig {
-        EmbedConfig {
+    fn config(dimensions: Option<usize>) -> HashingConfig {
+        HashingConfig {
             dimensions,
-            ..EmbedConfig::named(MODEL_NAME)
+            ..HashingConfig::default()
         }
     }
 
@@ -223,7 +235,7 @@ mod tests {
     #[test]
     fn it_keeps_the_contract() {
         for dimensions in [None, Some(8), Some(1000)] {
-            let embedder = open(&config(dimensions), &context()).unwrap();
+            let embedder = config(dimensions).open(&context()).unwrap();
             assert_eq!(embedder.identity().dimension, dimensions.unwrap_or(384));
             embedder_contract(&*embedder);
         }
@@ -231,18 +243,16 @@ mod tests {
 
     #[test]
     fn bad_configurations_name_the_field() {
-        let field = |config: EmbedConfig| open(&config, &context()).err().map(|e| e.field);
+        let field = |config: HashingConfig| config.check().pop().map(|error| error.field);
         assert_eq!(field(config(Some(7))).as_deref(), Some("dimensions"));
         assert_eq!(
             field(config(Some(10_000_000))).as_deref(),
             Some("dimensions")
         );
-        let mut with_path = config(None);
-        with_path.path = Some("x".into());
-        assert_eq!(field(with_path).as_deref(), Some("path"));
         let mut on_cuda = config(None);
         on_cuda.device = Device::Cuda;
         assert_eq!(field(on_cuda).as_deref(), Some("device"));
+        assert_eq!(field(config(None)), None);
     }
 
     #[test]

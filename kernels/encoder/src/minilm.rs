@@ -7,9 +7,14 @@
 
 use crate::cpu::{Architecture, AttentionShape, Backend, EncoderShape, Pooling, Products};
 use crate::model_files::{self, ALL_MINILM_L6_V2, Description, short_digest};
-use crate::sentence_encoder::{EncoderParts, SentenceEncoder, configure, products, tell};
+use crate::sentence_encoder::{
+    EncoderOptions, EncoderParts, SentenceEncoder, configure, products, tell,
+};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::path::PathBuf;
 use std::sync::Arc;
-use vectide_model::{ComponentError, EmbedConfig, Embedder, OpenContext};
+use vectide_model::{ComponentError, Device, Embedder, EmbedderConfig, OpenContext, Precision};
 
 /// The name under `model:`.
 pub const MODEL_NAME: &str = ALL_MINILM_L6_V2.name;
@@ -19,55 +24,105 @@ const ALGORITHM_VERSION: &str = "bert-mean-1";
 /// f32 (`tests/precision.rs`).
 const PRODUCTS_BEST: Products = Products::Bf16;
 
-/// Opens the embedder, fetching the model where it is not on this machine.
-///
-/// # Errors
-/// When the configuration asks for what this model or build does not have, or the model's files
-/// are not to be had.
-pub fn open(
-    config: &EmbedConfig,
-    context: &OpenContext,
-) -> Result<Arc<dyn Embedder>, ComponentError> {
-    Ok(Arc::new(open_on(config, context, Backend::best())?))
+/// The sentence encoder that is fetched by its name: 384 dimensions, which it was not trained to be cut to
+/// fewer of.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MiniLmConfig {
+    /// Folder with the model's files, model.safetensors and tokenizer.json. Without it the local cache
+    /// and then the download places are asked.
+    #[serde(default)]
+    pub path: Option<PathBuf>,
+    /// Where it runs.
+    #[serde(default)]
+    pub device: Device,
+    /// Tokens of a text that the model looks at, special ones and the prefix included. Without it
+    /// what the model's files say.
+    #[serde(default)]
+    pub max_tokens: Option<usize>,
+    /// What stands before a query when it is embedded. Without it what the model's files say.
+    #[serde(default)]
+    pub query_prefix: Option<String>,
+    /// What stands before a chunk of a document when it is embedded. Without it what the model's
+    /// files say.
+    #[serde(default)]
+    pub passage_prefix: Option<String>,
+    /// The numbers that the model computes with.
+    #[serde(default)]
+    pub precision: Precision,
 }
 
-/// Says where the model's files are, judging by their names and sizes; fetches nothing.
-///
-/// # Errors
-/// When the configuration asks for what there is not, or its folder does not have the files.
-pub fn locate(config: &EmbedConfig, context: &OpenContext) -> Result<String, ComponentError> {
-    locate_on(config, context, Backend::best())
+impl MiniLmConfig {
+    fn options(&self) -> EncoderOptions {
+        EncoderOptions {
+            device: self.device,
+            max_tokens: self.max_tokens,
+            query_prefix: self.query_prefix.clone(),
+            passage_prefix: self.passage_prefix.clone(),
+            precision: self.precision,
+        }
+    }
+}
+
+/// Opening it fetches the model where it is not on this machine.
+impl EmbedderConfig for MiniLmConfig {
+    const MODEL: &'static str = MODEL_NAME;
+
+    /// What is only known with the processor or the files is found by opening it.
+    fn check(&self) -> Vec<ComponentError> {
+        Vec::new()
+    }
+
+    fn open(&self, context: &OpenContext) -> Result<Arc<dyn Embedder>, ComponentError> {
+        Ok(Arc::new(open_on(self, context, Backend::best())?))
+    }
+
+    fn locate(&self, context: &OpenContext) -> Result<String, ComponentError> {
+        locate_on(self, context, Backend::best())
+    }
+
+    fn query_prefix(&self) -> Option<&str> {
+        self.query_prefix.as_deref()
+    }
+
+    fn name_field(&self) -> &'static str {
+        match self.path {
+            Some(_) => "path",
+            None => "model",
+        }
+    }
 }
 
 /// Says where the model's files are, as a named instruction set would need them.
 ///
 /// # Errors
-/// As for [`locate`].
+/// When the configuration asks for what there is not, or its folder does not have the files.
 pub fn locate_on(
-    config: &EmbedConfig,
+    config: &MiniLmConfig,
     context: &OpenContext,
     backend: Backend,
 ) -> Result<String, ComponentError> {
     describe(config)?;
-    products(config, backend, PRODUCTS_BEST)?;
-    model_files::locate(&ALL_MINILM_L6_V2, config, context)
+    products(&config.options(), backend, PRODUCTS_BEST)?;
+    model_files::locate(&ALL_MINILM_L6_V2, config.path.as_deref(), context)
 }
 
 /// Opens the embedder on a named instruction set.
 ///
 /// # Errors
-/// As for [`open`].
+/// When the configuration asks for what this model or build does not have, or the model's files
+/// are not to be had.
 ///
 /// # Panics
 /// When embedding on a backend that the processor does not have; see [`Backend::available`].
 pub fn open_on(
-    config: &EmbedConfig,
+    config: &MiniLmConfig,
     context: &OpenContext,
     backend: Backend,
 ) -> Result<SentenceEncoder, ComponentError> {
     let description = describe(config)?;
-    let products = products(config, backend, PRODUCTS_BEST)?;
-    let files = model_files::find(&ALL_MINILM_L6_V2, config, context)?;
+    let products = products(&config.options(), backend, PRODUCTS_BEST)?;
+    let files = model_files::find(&ALL_MINILM_L6_V2, config.path.as_deref(), context)?;
     let parts = EncoderParts {
         name: MODEL_NAME.into(),
         fingerprint: fingerprint(&description),
@@ -78,19 +133,12 @@ pub fn open_on(
         products,
     };
     let model = SentenceEncoder::new(parts, backend)?;
-    tell(config, &model);
+    tell(&config.options(), &model);
     Ok(model)
 }
 
 /// The model as its authors describe it, with what the configuration changes.
-fn describe(config: &EmbedConfig) -> Result<Description, ComponentError> {
-    if let Some(dimensions) = config.dimensions {
-        return Err(ComponentError::new(
-            "dimensions",
-            format!("{MODEL_NAME} has 384 dimensions, which can't be set to {dimensions}"),
-            "remove `dimensions`: this model was not trained to be cut",
-        ));
-    }
+fn describe(config: &MiniLmConfig) -> Result<Description, ComponentError> {
     let mut description = Description {
         shape: EncoderShape {
             vocabulary: 30_522,
@@ -113,7 +161,7 @@ fn describe(config: &EmbedConfig) -> Result<Description, ComponentError> {
         is_lower_case: false,
         pools_prefix: true,
     };
-    configure(config, &mut description)?;
+    configure(&config.options(), &mut description)?;
     Ok(description)
 }
 
@@ -137,39 +185,32 @@ fn fingerprint(description: &Description) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vectide_model::{Device, Precision};
 
     #[test]
     fn what_the_model_does_not_have_is_refused_before_anything_is_fetched() {
         let context = OpenContext {
             config_dir: "/nowhere".into(),
         };
-        let refused = |config: EmbedConfig| {
-            let error = open(&config, &context).err().expect("an error");
+        let refused = |config: MiniLmConfig| {
+            let error = config.open(&context).err().expect("an error");
             (error.field.clone(), error.fact)
         };
-        let named = || EmbedConfig::named(MODEL_NAME);
-        let (field, fact) = refused(EmbedConfig {
+        let (field, fact) = refused(MiniLmConfig {
             device: Device::Cuda,
-            ..named()
+            ..MiniLmConfig::default()
         });
         assert_eq!(field, "device");
         assert!(fact.contains("no CUDA backend"), "{fact}");
-        let (field, _) = refused(EmbedConfig {
-            dimensions: Some(384),
-            ..named()
-        });
-        assert_eq!(field, "dimensions");
         for tokens in [0, 2, 513] {
-            let (field, fact) = refused(EmbedConfig {
+            let (field, fact) = refused(MiniLmConfig {
                 max_tokens: Some(tokens),
-                ..named()
+                ..MiniLmConfig::default()
             });
             assert_eq!(field, "max_tokens", "{fact}");
         }
-        let (field, fact) = refused(EmbedConfig {
+        let (field, fact) = refused(MiniLmConfig {
             path: Some("missing".into()),
-            ..named()
+            ..MiniLmConfig::default()
         });
         assert_eq!(field, "path");
         assert!(fact.contains("/nowhere/missing/tokenizer.json"), "{fact}");
@@ -180,9 +221,9 @@ mod tests {
         let context = OpenContext {
             config_dir: "/nowhere".into(),
         };
-        let config = EmbedConfig {
+        let config = MiniLmConfig {
             precision: Precision::Bf16,
-            ..EmbedConfig::named(MODEL_NAME)
+            ..MiniLmConfig::default()
         };
         let error = locate_on(&config, &context, Backend::Portable).unwrap_err();
         assert_eq!(error.field, "precision");
@@ -190,8 +231,8 @@ mod tests {
 
     #[test]
     fn the_fingerprint_stays_and_follows_what_passages_depend_on() {
-        let of = |change: fn(&mut EmbedConfig)| {
-            let mut config = EmbedConfig::named(MODEL_NAME);
+        let of = |change: fn(&mut MiniLmConfig)| {
+            let mut config = MiniLmConfig::default();
             change(&mut config);
             fingerprint(&describe(&config).unwrap())
         };

@@ -16,8 +16,7 @@ use rustc_hash::FxHashMap;
 use std::num::NonZero;
 use std::sync::Arc;
 use vectide_model::{
-    ComponentError, Device, EmbedConfig, EmbedError, Embedder, Lane, ModelIdentity, Precision,
-    TokenCounter,
+    ComponentError, Device, EmbedError, Embedder, Lane, ModelIdentity, Precision, TokenCounter,
 };
 
 /// Tokens of a micro-batch: enough rows to keep the weights' traffic small beside the arithmetic,
@@ -33,6 +32,17 @@ pub struct SentenceEncoder {
     query_prefix: String,
     passage_prefix: String,
     bulk_threads: usize,
+}
+
+/// The options that every sentence encoder has, whose configurations repeat them: a struct flattened
+/// into several can't deny unknown fields.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct EncoderOptions {
+    pub(crate) device: Device,
+    pub(crate) max_tokens: Option<usize>,
+    pub(crate) query_prefix: Option<String>,
+    pub(crate) passage_prefix: Option<String>,
+    pub(crate) precision: Precision,
 }
 
 /// What a sentence encoder is made of.
@@ -147,7 +157,7 @@ impl SentenceEncoder {
 /// # Errors
 /// When the configuration asks for what this build or the model does not have.
 pub(crate) fn configure(
-    config: &EmbedConfig,
+    config: &EncoderOptions,
     description: &mut Description,
 ) -> Result<(), ComponentError> {
     if config.device == Device::Cuda {
@@ -175,7 +185,7 @@ pub(crate) fn configure(
 /// # Errors
 /// When the configuration asks for what the processor does not have.
 pub(crate) fn products(
-    config: &EmbedConfig,
+    config: &EncoderOptions,
     backend: Backend,
     best: Products,
 ) -> Result<Products, ComponentError> {
@@ -193,7 +203,7 @@ pub(crate) fn products(
 
 /// Tells once why the processor is used, and what stands before texts: many models need prefixes that
 /// their files do not say, and vectors without them are worse in silence.
-pub(crate) fn tell(config: &EmbedConfig, model: &SentenceEncoder) {
+pub(crate) fn tell(config: &EncoderOptions, model: &SentenceEncoder) {
     let identity = model.identity();
     tracing::info!(
         model = identity.name,

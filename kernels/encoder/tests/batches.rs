@@ -11,8 +11,9 @@ use proptest::prelude::*;
 use random_models::{OTHERS, small_folder, small_other_folder};
 use std::path::Path;
 use std::sync::LazyLock;
-use vectide_encoder::{Backend, Products, SentenceEncoder, bert};
-use vectide_model::{EmbedConfig, Embedder, Lane, OpenContext, Precision};
+use vectide_encoder::bert::{self, BertConfig};
+use vectide_encoder::{Backend, Products, SentenceEncoder};
+use vectide_model::{Embedder, Lane, OpenContext, Precision};
 
 /// A small model of each architecture on each kind of arithmetic.
 static MODELS: LazyLock<Vec<SentenceEncoder>> = LazyLock::new(|| {
@@ -34,11 +35,10 @@ fn models(folder: &Path) -> Vec<SentenceEncoder> {
             (Products::Bf16, Precision::Bf16),
         ] {
             if products.are_available(backend) {
-                let config = EmbedConfig {
-                    path: Some(folder.into()),
+                let config = BertConfig {
                     max_tokens: Some(100),
                     precision,
-                    ..EmbedConfig::named(bert::MODEL_NAME)
+                    ..BertConfig::in_folder(folder)
                 };
                 models.push(bert::open_on(&config, &context, backend).unwrap());
             }

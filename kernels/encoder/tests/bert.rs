@@ -14,17 +14,16 @@ use safetensors::tensor::{TensorView, serialize};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use std::path::Path;
-use vectide_encoder::{Backend, Products, SentenceEncoder, bert, minilm, model_files};
+use vectide_encoder::bert::{self, BertConfig};
+use vectide_encoder::minilm::{self, MiniLmConfig};
+use vectide_encoder::{Backend, Products, SentenceEncoder, model_files};
 use vectide_model::{
-    ComponentError, EmbedConfig, Embedder, Lane, OpenContext, Precision, TokenCounter,
+    ComponentError, Embedder, EmbedderConfig, Lane, OpenContext, Precision, TokenCounter,
     embedder_contract,
 };
 
-fn config(folder: &Path) -> EmbedConfig {
-    EmbedConfig {
-        path: Some(folder.into()),
-        ..EmbedConfig::named(bert::MODEL_NAME)
-    }
+fn config(folder: &Path) -> BertConfig {
+    BertConfig::in_folder(folder)
 }
 
 fn context() -> OpenContext {
@@ -33,11 +32,11 @@ fn context() -> OpenContext {
     }
 }
 
-fn open_on(config: &EmbedConfig, backend: Backend) -> SentenceEncoder {
+fn open_on(config: &BertConfig, backend: Backend) -> SentenceEncoder {
     bert::open_on(config, &context(), backend).unwrap()
 }
 
-fn open(config: &EmbedConfig) -> SentenceEncoder {
+fn open(config: &BertConfig) -> SentenceEncoder {
     open_on(config, Backend::best())
 }
 
@@ -45,7 +44,7 @@ fn open(config: &EmbedConfig) -> SentenceEncoder {
 fn check_golden(name: &str, dtype: Dtype, part: &str) {
     let (_temporary, folder) = folder(name, dtype, part);
     let config = config(&folder);
-    bert::locate(&config, &context()).unwrap();
+    config.locate(&context()).unwrap();
     for backend in Backend::available() {
         let model = open_on(&config, backend);
         assert_eq!(model.identity().name, name);
@@ -92,11 +91,11 @@ fn a_folder_gives_the_vectors_of_the_same_model_by_name() {
         std::fs::write(folder.join(name), contents.to_string()).unwrap();
     }
     let of_folder = open(&config(folder));
-    let by_name = EmbedConfig {
+    let by_name = MiniLmConfig {
         precision: Precision::F32,
-        ..EmbedConfig::named(minilm::MODEL_NAME)
+        ..MiniLmConfig::default()
     };
-    let by_name = minilm::open(&by_name, &context()).unwrap();
+    let by_name = by_name.open(&context()).unwrap();
     let long = "one of many sentences about vectors. ".repeat(60);
     for lane in [Lane::Bulk, Lane::Query] {
         let texts = ["", "what is a vector?", "日本語の文", &long];
@@ -105,12 +104,12 @@ fn a_folder_gives_the_vectors_of_the_same_model_by_name() {
 }
 
 /// Random weights lose more in bfloat16 than trained ones: enough that a wrong product would show.
-fn check_bfloat16(config: &EmbedConfig, name: &str) {
+fn check_bfloat16(config: &BertConfig, name: &str) {
     if !Products::Bf16.are_available(Backend::best()) {
         println!("skipped: {name} in bfloat16: this processor has no such products");
         return;
     }
-    let model = open(&EmbedConfig {
+    let model = open(&BertConfig {
         precision: Precision::Bf16,
         ..config.clone()
     });
@@ -166,7 +165,7 @@ fn prefixes_and_lengths_come_from_the_files() {
 fn the_configuration_goes_before_the_files() {
     let (_temporary, folder) = folder("cls-384", Dtype::BF16, "");
     let plain = open(&config(&folder));
-    let cut = open(&EmbedConfig {
+    let cut = open(&BertConfig {
         query_prefix: Some(String::new()),
         passage_prefix: Some("the passage: ".into()),
         max_tokens: Some(16),
@@ -215,9 +214,9 @@ fn a_text_has_the_same_bits_in_every_batch() {
 #[test]
 fn the_fingerprint_follows_what_a_passage_depends_on() {
     let (_temporary, folder) = small_folder();
-    let fingerprint = |config: &EmbedConfig| open(config).identity().fingerprint.clone();
+    let fingerprint = |config: &BertConfig| open(config).identity().fingerprint.clone();
     let plain = fingerprint(&config(&folder));
-    let with = |change: fn(&mut EmbedConfig)| {
+    let with = |change: fn(&mut BertConfig)| {
         let mut config = config(&folder);
         change(&mut config);
         fingerprint(&config)
@@ -268,11 +267,11 @@ fn edit(folder: &Path, file: &str, change: impl FnOnce(&mut Value)) {
 #[test]
 fn a_mean_without_the_prefix_is_refused_where_there_is_a_prefix() {
     let (_temporary, folder) = small_folder();
-    let accepted = |change: fn(&mut EmbedConfig)| {
+    let accepted = |change: fn(&mut BertConfig)| {
         let mut config = config(&folder);
         change(&mut config);
-        let located = bert::locate(&config, &context()).err();
-        let opened = bert::open(&config, &context()).err();
+        let located = config.locate(&context()).err();
+        let opened = config.open(&context()).err();
         assert_eq!(located, opened);
         opened.map(|error| (error.field, error.fact))
     };
@@ -306,7 +305,7 @@ fn a_mean_without_the_prefix_is_refused_where_there_is_a_prefix() {
 fn what_the_model_or_the_processor_lacks_is_told_without_reading_weights() {
     let (_temporary, folder) = small_folder();
     std::fs::write(folder.join("model.safetensors"), "").unwrap();
-    let locate = |change: fn(&mut EmbedConfig)| {
+    let locate = |change: fn(&mut BertConfig)| {
         let mut config = config(&folder);
         change(&mut config);
         let located = bert::locate_on(&config, &context(), Backend::Portable);
@@ -324,7 +323,7 @@ fn what_the_model_or_the_processor_lacks_is_told_without_reading_weights() {
 fn the_fingerprint_follows_bfloat16() {
     let (_temporary, folder) = small_folder();
     let fingerprint = |precision| {
-        let model = open(&EmbedConfig {
+        let model = open(&BertConfig {
             precision,
             ..config(&folder)
         });
@@ -367,12 +366,12 @@ fn scores_beyond_the_largest_float_are_an_error() {
 }
 
 /// What `change` makes of a model that can be opened.
-fn refused(change: impl FnOnce(&Path, &mut EmbedConfig)) -> ComponentError {
+fn refused(change: impl FnOnce(&Path, &mut BertConfig)) -> ComponentError {
     let (_temporary, folder) = small_folder();
     let mut config = config(&folder);
-    assert!(bert::open(&config, &context()).is_ok());
+    assert!(config.open(&context()).is_ok());
     change(&folder, &mut config);
-    let error = bert::open(&config, &context()).err();
+    let error = config.open(&context()).err();
     error.expect("an error")
 }
 
@@ -509,8 +508,8 @@ fn missing_files_and_settings_that_do_not_fit_are_named() {
             "{error}"
         );
     }
-    let field = |change: fn(&mut EmbedConfig)| refused(|_, config| change(config)).field;
-    assert_eq!(field(|it| it.path = None), "path");
+    let field = |change: fn(&mut BertConfig)| refused(|_, config| change(config)).field;
+    assert_eq!(field(|it| it.path = "/nowhere".into()), "path");
     assert_eq!(field(|it| it.dimensions = Some(65)), "dimensions");
     assert_eq!(field(|it| it.dimensions = Some(0)), "dimensions");
     assert_eq!(field(|it| it.max_tokens = Some(129)), "max_tokens");

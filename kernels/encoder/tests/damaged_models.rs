@@ -12,8 +12,8 @@ use random_models::{OTHERS, small_folder, small_other_folder};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::{LazyLock, Mutex, PoisonError};
-use vectide_encoder::bert;
-use vectide_model::{EmbedConfig, Lane, OpenContext};
+use vectide_encoder::bert::BertConfig;
+use vectide_model::{EmbedderConfig, Lane, OpenContext};
 
 const FILES: [&str; 8] = [
     "config.json",
@@ -67,15 +67,12 @@ fn open_with(model: usize, changes: &[(&str, &[u8])]) -> bool {
 }
 
 fn open(folder: &Path) -> bool {
-    let config = EmbedConfig {
-        path: Some(folder.into()),
-        ..EmbedConfig::named(bert::MODEL_NAME)
-    };
+    let config = BertConfig::in_folder(folder);
     let context = OpenContext {
         config_dir: "/".into(),
     };
-    let _ = bert::locate(&config, &context);
-    match bert::open(&config, &context) {
+    let _ = config.locate(&context);
+    match config.open(&context) {
         Ok(model) => {
             // Vectors of changed weights may be anything finite; others are an error.
             if let Ok(vectors) = model.embed(Lane::Bulk, &["some water", ""]) {

@@ -9,8 +9,9 @@
 use serde::Deserialize;
 use std::path::Path;
 use std::sync::LazyLock;
-use vectide_encoder::{Backend, SentenceEncoder, minilm, model_files};
-use vectide_model::{EmbedConfig, Embedder, Lane, OpenContext, Precision, embedder_contract};
+use vectide_encoder::minilm::{self, MiniLmConfig};
+use vectide_encoder::{Backend, SentenceEncoder, model_files};
+use vectide_model::{Embedder, EmbedderConfig, Lane, OpenContext, Precision, embedder_contract};
 
 #[derive(Deserialize)]
 struct Golden {
@@ -44,9 +45,9 @@ fn golden() -> Vec<Golden> {
 
 fn open(backend: Backend) -> SentenceEncoder {
     model_files::fetch("all-MiniLM-L6-v2").unwrap();
-    let config = EmbedConfig {
+    let config = MiniLmConfig {
         precision: Precision::F32,
-        ..EmbedConfig::named(minilm::MODEL_NAME)
+        ..MiniLmConfig::default()
     };
     let context = OpenContext {
         config_dir: ".".into(),
@@ -174,18 +175,18 @@ fn a_damaged_folder_is_refused() {
         &weights[..weights.len() - 1],
     )
     .unwrap();
-    let config = EmbedConfig {
+    let config = MiniLmConfig {
         path: Some(folder.path().file_name().unwrap().into()),
-        ..EmbedConfig::named(minilm::MODEL_NAME)
+        ..MiniLmConfig::default()
     };
     let context = OpenContext {
         config_dir: folder.path().parent().unwrap().into(),
     };
-    let error = minilm::open(&config, &context).err().unwrap();
+    let error = config.open(&context).err().unwrap();
     assert_eq!(error.field, "path");
     assert!(error.fact.contains("is not the known file"), "{error}");
     std::fs::write(folder.path().join("model.safetensors"), weights).unwrap();
-    minilm::open(&config, &context).unwrap();
+    config.open(&context).unwrap();
 }
 
 #[test]

@@ -15,16 +15,14 @@ use random_models::{Golden, OTHERS, golden, other_folder, small_other_folder};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Instant;
-use vectide_encoder::{Backend, Products, SentenceEncoder, bert};
+use vectide_encoder::bert::{self, BertConfig};
+use vectide_encoder::{Backend, Products, SentenceEncoder};
 use vectide_model::{
-    EmbedConfig, Embedder, Lane, OpenContext, Precision, TokenCounter, embedder_contract,
+    Embedder, EmbedderConfig, Lane, OpenContext, Precision, TokenCounter, embedder_contract,
 };
 
-fn config(folder: &Path) -> EmbedConfig {
-    EmbedConfig {
-        path: Some(folder.into()),
-        ..EmbedConfig::named(bert::MODEL_NAME)
-    }
+fn config(folder: &Path) -> BertConfig {
+    BertConfig::in_folder(folder)
 }
 
 fn context() -> OpenContext {
@@ -33,7 +31,7 @@ fn context() -> OpenContext {
     }
 }
 
-fn open_on(config: &EmbedConfig, backend: Backend) -> SentenceEncoder {
+fn open_on(config: &BertConfig, backend: Backend) -> SentenceEncoder {
     bert::open_on(config, &context(), backend).unwrap()
 }
 
@@ -51,7 +49,7 @@ fn prefix(name: &str, case: &Golden) -> &'static str {
 fn vectors_are_those_of_the_reference_on_every_instruction_set() {
     for name in OTHERS {
         let (_temporary, folder) = other_folder(name);
-        bert::locate(&config(&folder), &context()).unwrap();
+        config(&folder).locate(&context()).unwrap();
         for backend in Backend::available() {
             let model = open_on(&config(&folder), backend);
             let mut largest = 0.0_f32;
@@ -77,7 +75,7 @@ fn bfloat16_is_near() {
     }
     for name in OTHERS {
         let (_temporary, folder) = other_folder(name);
-        let config = EmbedConfig {
+        let config = BertConfig {
             precision: Precision::Bf16,
             ..config(&folder)
         };
@@ -114,7 +112,7 @@ fn they_keep_the_contract_of_embedders() {
     for name in OTHERS {
         let (_temporary, folder) = small_other_folder(name);
         embedder_contract(&open_on(&config(&folder), Backend::best()));
-        let cut = EmbedConfig {
+        let cut = BertConfig {
             dimensions: Some(32),
             max_tokens: Some(20),
             query_prefix: Some("query: ".into()),
@@ -279,7 +277,7 @@ fn options_that_are_not_computed_are_named() {
     let check = |name: &str, key: &str, value: Value, expected: &str| {
         let (_temporary, folder) = small_other_folder(name);
         edit(&folder, |it| it[key] = value);
-        let error = bert::locate(&config(&folder), &context()).unwrap_err();
+        let error = config(&folder).locate(&context()).unwrap_err();
         assert!(error.fact.contains(expected), "{error}");
         assert!(!error.hint.is_empty());
     };

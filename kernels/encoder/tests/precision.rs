@@ -9,8 +9,9 @@
 mod corpora;
 
 use std::sync::LazyLock;
-use vectide_encoder::{Backend, Products, SentenceEncoder, minilm};
-use vectide_model::{EmbedConfig, Embedder, Lane, OpenContext, Precision, embedder_contract};
+use vectide_encoder::minilm::{self, MiniLmConfig};
+use vectide_encoder::{Backend, Products, SentenceEncoder};
+use vectide_model::{Embedder, Lane, OpenContext, Precision, embedder_contract};
 
 /// The least cosine that counts as the same vector.
 const COSINE_MIN: f64 = 0.9999;
@@ -31,11 +32,11 @@ static EXACT: LazyLock<SentenceEncoder> = LazyLock::new(|| open(Precision::F32))
 static CHOSEN: LazyLock<SentenceEncoder> = LazyLock::new(|| open(Precision::Auto));
 
 fn open(precision: Precision) -> SentenceEncoder {
-    let config = EmbedConfig {
+    let config = MiniLmConfig {
         precision,
         // All positions that the model has.
         max_tokens: Some(512),
-        ..EmbedConfig::named(minilm::MODEL_NAME)
+        ..MiniLmConfig::default()
     };
     let context = OpenContext {
         config_dir: ".".into(),
@@ -141,9 +142,9 @@ fn it_keeps_the_contract_and_its_bits() {
 
 #[test]
 fn a_processor_without_it_is_told() {
-    let config = EmbedConfig {
+    let config = MiniLmConfig {
         precision: Precision::Bf16,
-        ..EmbedConfig::named(minilm::MODEL_NAME)
+        ..MiniLmConfig::default()
     };
     let context = OpenContext {
         config_dir: ".".into(),

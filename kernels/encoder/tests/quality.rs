@@ -10,8 +10,9 @@
 mod corpora;
 
 use std::collections::HashMap;
-use vectide_encoder::{Backend, Products, minilm};
-use vectide_model::{EmbedConfig, Embedder, Lane, OpenContext, Precision};
+use vectide_encoder::minilm::MiniLmConfig;
+use vectide_encoder::{Backend, Products};
+use vectide_model::{Embedder, EmbedderConfig, Lane, OpenContext, Precision};
 
 /// What the model's authors and others report.
 const PUBLISHED: f64 = 0.645;
@@ -97,14 +98,14 @@ fn published_quality() {
             println!("skipped: published_quality in {precision:?}: this processor has none");
             continue;
         }
-        let config = EmbedConfig {
+        let config = MiniLmConfig {
             precision,
-            ..EmbedConfig::named(minilm::MODEL_NAME)
+            ..MiniLmConfig::default()
         };
         let context = OpenContext {
             config_dir: ".".into(),
         };
-        let model = minilm::open(&config, &context).unwrap();
+        let model = config.open(&context).unwrap();
         let of_documents = embed(&*model, Lane::Bulk, &documents);
         let of_queries = embed(&*model, Lane::Query, &queries);
         let documents = documents.iter().zip(&of_documents);

@@ -128,7 +128,7 @@ fn add_definitions(composed: &mut Value, table: &TagTable) {
     let chooser = json!({
         "type": "object",
         "properties": {&table.tag: {
-            "description": format!("The type of {}.", table.what),
+            "description": format!("The {} of {}.", table.tag, table.what),
             "enum": names,
         }},
         "required": [table.tag],

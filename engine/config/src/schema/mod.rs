@@ -1,5 +1,5 @@
 //! The schema of a whole configuration: a root, and tables of components for the places where a
-//! `type:` chooses.
+//! `type:` or another tag chooses.
 //!
 //! Invariant: a `ConfigSchema` that exists can be checked against and composed without further
 //! errors; every mistake of its maker is a [`SchemaError`] when it is built.

@@ -1,4 +1,4 @@
-//! Checks the places where a `type:` chooses among registered components.
+//! Checks the places where a tag (`type:`, `model:`) chooses among registered components.
 //!
 //! A component's own schema knows nothing of the tag: the tag is taken out before the component
 //! sees its section. Invariant: an unknown or missing tag is one problem, and nothing else in that
@@ -31,6 +31,13 @@ impl TagTable {
             tag: "type".to_owned(),
             components: BTreeMap::new(),
         }
+    }
+
+    /// With another tag than `type`: its key in the section.
+    #[must_use]
+    pub fn keyed_by(mut self, tag: impl Into<String>) -> Self {
+        self.tag = tag.into();
+        self
     }
 
     /// Adds a component: `schema` describes its section without the tag.
@@ -70,7 +77,7 @@ impl<'a> Checker<'a> {
             self.found.problems.push(problem);
             return;
         };
-        let what = format!("{} type", table.what);
+        let what = format!("{} {tag}", table.what);
         let Some((index, chosen)) = self.choose(place, tag, &names, &what) else {
             return;
         };

@@ -82,3 +82,54 @@ fn mistakes_of_the_program_are_told() {
         SchemaError::Twice("sources.*".to_owned())
     );
 }
+
+/// Models are chosen by `model`, not by `type`, and say so when that is missing or unknown.
+#[test]
+fn a_table_may_have_another_tag() {
+    #[derive(serde::Deserialize, schemars::JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code, reason = "only its schema is used")]
+    struct Root {
+        embed: Value,
+    }
+    #[derive(serde::Deserialize, schemars::JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code, reason = "only its schema is used")]
+    struct Hashing {
+        #[serde(default)]
+        dimensions: Option<u16>,
+    }
+    let models = TagTable::new("embedding").keyed_by("model");
+    let models = models.with("hashing", schema_for!(Hashing)).unwrap();
+    let root = ConfigSchema::new(schema_for!(Root)).unwrap();
+    let schema = root.tagged("embed", models).unwrap();
+    let told = |text: &str| {
+        let mut document = Document::parse("p.yaml", text.as_bytes(), &|_| None).unwrap();
+        document.check(&schema).to_string()
+    };
+    assert_eq!(told("embed: {model: hashing, dimensions: 8}\n"), "");
+    let unknown = told("embed: {model: hash, dimensions: 8}\n");
+    assert!(
+        unknown.contains("`hash` is not a known embedding model"),
+        "{unknown}"
+    );
+    let missing = told("embed: {type: hashing}\n");
+    assert!(missing.contains("the key `model` is missing"), "{missing}");
+    let other = told("embed: {model: hashing, path: x}\n");
+    assert!(other.contains("allowed: dimensions"), "{other}");
+
+    let head = SchemaHead {
+        id: "urn:test",
+        title: "t",
+        description: "d",
+    };
+    let validator = jsonschema::validator_for(&schema.compose(&head)).unwrap();
+    let is_valid = |embed: Value| validator.is_valid(&serde_json::json!({"embed": embed}));
+    assert!(is_valid(
+        serde_json::json!({"model": "hashing", "dimensions": 8})
+    ));
+    assert!(!is_valid(serde_json::json!({"type": "hashing"})));
+    assert!(!is_valid(
+        serde_json::json!({"model": "hashing", "path": "x"})
+    ));
+}

@@ -22,7 +22,7 @@ pub(crate) use folder::{ModelFolder, look, read_description, short_digest};
 pub use known::{ALL_MINILM_L6_V2, KnownFile, KnownModel, PythonPackage};
 
 use std::path::{Path, PathBuf};
-use vectide_model::{ComponentError, EmbedConfig, OpenContext};
+use vectide_model::{ComponentError, OpenContext};
 
 /// Where a model's checked files lie.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,10 +108,10 @@ pub fn fetch(name: &str) -> Result<ModelFiles, ComponentError> {
 /// The files of a configured model, read and checked.
 pub(crate) fn find(
     model: &KnownModel,
-    config: &EmbedConfig,
+    path: Option<&Path>,
     context: &OpenContext,
 ) -> Result<CheckedFiles, ComponentError> {
-    let Some(path) = &config.path else {
+    let Some(path) = path else {
         return fetch_checked(model);
     };
     let folder = context.config_dir.join(path);
@@ -130,7 +130,7 @@ pub(crate) fn find(
 /// Where the files of a configured model lie, judging by their names and sizes.
 pub(crate) fn locate(
     model: &KnownModel,
-    config: &EmbedConfig,
+    path: Option<&Path>,
     context: &OpenContext,
 ) -> Result<String, ComponentError> {
     let is_there = |folder: &Path| {
@@ -139,7 +139,7 @@ pub(crate) fn locate(
             found.is_ok_and(|found| found.len() == known.bytes)
         })
     };
-    if let Some(path) = &config.path {
+    if let Some(path) = path {
         let folder = context.config_dir.join(path);
         return match is_there(&folder) {
             true => Ok(format!("in {}", folder.display())),
