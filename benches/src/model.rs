@@ -11,9 +11,7 @@ const TEXTS_PER_CALL: usize = 32;
 
 /// The model, on whatever this machine has.
 pub(crate) fn embedder() -> Arc<dyn Embedder> {
-    let context = OpenContext {
-        config_dir: ".".into(),
-    };
+    let context = OpenContext::in_folder(".");
     let config = registry().embedder(MODEL, serde_json::json!({}));
     let opened = config.and_then(|config| config.open(&context));
     opened.unwrap_or_else(|error| panic!("{error}"))

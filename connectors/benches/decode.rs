@@ -94,9 +94,7 @@ fn read_log(path: &Path) -> usize {
         "format": {"type": "change", "key": "path", "op": "op", "transaction": "commit"},
     }))
     .expect("a configuration");
-    let context = OpenContext {
-        config_dir: "/".into(),
-    };
+    let context = OpenContext::in_folder("/");
     let start = SourceStart {
         name: "bench".into(),
         positions: BTreeMap::new(),

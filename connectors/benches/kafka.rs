@@ -156,9 +156,7 @@ fn source(broker: &KafkaBroker) -> usize {
         "format": {"type": "debezium"},
     }))
     .expect("a configuration");
-    let context = OpenContext {
-        config_dir: "/".into(),
-    };
+    let context = OpenContext::in_folder("/");
     let start = SourceStart {
         name: "bench".into(),
         positions: BTreeMap::new(),

@@ -38,9 +38,7 @@ fn read(server: &PostgresServer, slot: &str, resume: &Resume) -> CountingSink {
     config["slot"] = json!(slot);
     config["publication"] = json!("pages");
     let config: PostgresConfig = serde_json::from_value(config).expect("a configuration");
-    let context = OpenContext {
-        config_dir: "/".into(),
-    };
+    let context = OpenContext::in_folder("/");
     let start = SourceStart {
         name: "bench".into(),
         positions: resume.positions.clone(),

@@ -22,9 +22,7 @@ fn config(broker: &KafkaBroker, topic: &str) -> TopicConfig {
 }
 
 fn sink(broker: &KafkaBroker, topic: &str) -> Box<dyn DeadLetterSink> {
-    let context = OpenContext {
-        config_dir: "/".into(),
-    };
+    let context = OpenContext::in_folder("/");
     config(broker, topic).open(&context).unwrap()
 }
 
@@ -80,9 +78,7 @@ fn letters_go_to_a_topic() {
         return;
     };
     broker.create_topic("dead", 1, &[]);
-    let context = OpenContext {
-        config_dir: "/".into(),
-    };
+    let context = OpenContext::in_folder("/");
     let checks = config(&broker, "dead").check_connection(&context);
     assert_eq!(checks[0].result.as_deref(), Ok("1 partition(s)"));
     let letters = [

@@ -31,9 +31,7 @@ fn start(
     let settle_ms = settle.as_millis();
     let json = format!(r#"{{"path": {root:?}, "settle": "{settle_ms}ms" {more}}}"#);
     let config: FilesConfig = serde_json::from_str(&json).unwrap();
-    let context = OpenContext {
-        config_dir: "/".into(),
-    };
+    let context = OpenContext::in_folder("/");
     let source = config.open(&context).unwrap();
     let positions = match next {
         0 => Positions::new(),
@@ -404,9 +402,7 @@ fn a_directory_that_is_gone_deletes_nothing() {
     let held = read_once(&root, "", HeldMap::default(), 0).fold(HeldMap::default());
     let json = format!(r#"{{"path": {root:?}}}"#);
     let config: FilesConfig = serde_json::from_str(&json).unwrap();
-    let context = OpenContext {
-        config_dir: "/".into(),
-    };
+    let context = OpenContext::in_folder("/");
     let source = config.clone().open(&context).unwrap();
     fs::remove_dir_all(&root).unwrap();
     let mut run = run_source(

@@ -28,9 +28,7 @@ fn config(path: &str, format: &str, more: &str) -> JsonlConfig {
 }
 
 fn open(directory: &Path, config: JsonlConfig) -> Box<dyn Source> {
-    let context = OpenContext {
-        config_dir: directory.to_owned(),
-    };
+    let context = OpenContext::in_folder(directory);
     config.open(&context).unwrap()
 }
 
@@ -445,9 +443,7 @@ fn broken_archives_and_missing_files_are_named() {
         assert!(matches!(run.join(), Err(SourceError::Failed { .. })));
         assert_eq!(run.times_caught_up(), 0);
     }
-    let context = OpenContext {
-        config_dir: directory.path().to_owned(),
-    };
+    let context = OpenContext::in_folder(directory.path());
     let missing = config("missing.jsonl", CHANGE_FORMAT, "").open(&context);
     assert_eq!(missing.err().unwrap().field, "path");
     let followed = config("log.jsonl.gz", CHANGE_FORMAT, r#", "follow": true"#);

@@ -78,9 +78,7 @@ fn start(
         "max_message": "100KiB",
     }))
     .unwrap();
-    let context = OpenContext {
-        config_dir: "/".into(),
-    };
+    let context = OpenContext::in_folder("/");
     let source = config.open(&context).unwrap();
     run_source(source, positions.clone(), HeldMap::default(), mode, sink)
 }

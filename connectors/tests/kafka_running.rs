@@ -80,9 +80,7 @@ fn config(broker: &KafkaBroker, topics: &[&str], more: Value) -> KafkaConfig {
 }
 
 fn context() -> OpenContext {
-    OpenContext {
-        config_dir: "/".into(),
-    }
+    OpenContext::in_folder("/")
 }
 
 fn open(broker: &KafkaBroker, topics: &[&str]) -> Box<dyn Source> {

@@ -146,9 +146,7 @@ fn config(port: u16, properties: Value) -> KafkaConfig {
 }
 
 fn context() -> OpenContext {
-    OpenContext {
-        config_dir: "/".into(),
-    }
+    OpenContext::in_folder("/")
 }
 
 /// The number of changes.

@@ -210,7 +210,7 @@ impl LoadedConfig {
         Ok(Self {
             config,
             document,
-            context: OpenContext { config_dir },
+            context: OpenContext::in_folder(config_dir),
             sources,
             dead_letters,
             views,

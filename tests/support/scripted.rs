@@ -137,9 +137,7 @@ impl ScriptedPipeline {
 
     /// A pipeline with a model's options.
     pub fn with(model: &str, options: serde_json::Value, workers: usize, shards: u32) -> Self {
-        let context = OpenContext {
-            config_dir: ".".into(),
-        };
+        let context = OpenContext::in_folder(".");
         let config = vectide_app::registry::registry().embedder(model, options);
         let opened = config.and_then(|config| config.open(&context));
         let embedder = opened.unwrap_or_else(|error| panic!("{error}"));

@@ -254,8 +254,7 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(config.check(), []);
-        let config_dir = ".".into();
-        config.open(&OpenContext { config_dir }).unwrap()
+        config.open(&OpenContext::in_folder(".")).unwrap()
     }
 
     /// The ids in each file.

@@ -4,7 +4,6 @@
 
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use vectide_connectors::PostgresConfig;
 use vectide_connectors::testing::{ModelState, PostgresClient, PostgresServer};
@@ -76,9 +75,7 @@ impl Drop for Database {
 }
 
 pub(crate) fn context() -> OpenContext {
-    OpenContext {
-        config_dir: PathBuf::from("/"),
-    }
+    OpenContext::in_folder("/")
 }
 
 pub(crate) fn parse(config: Value) -> PostgresConfig {

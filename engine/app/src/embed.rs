@@ -97,9 +97,7 @@ pub fn embed(job: &Job) -> Result<(), Failure> {
 }
 
 fn open(model: &str, options: serde_json::Value) -> Result<Arc<dyn Embedder>, Failure> {
-    let context = OpenContext {
-        config_dir: ".".into(),
-    };
+    let context = OpenContext::in_folder(".");
     let config = registry().embedder(model, options);
     let opened = config.and_then(|config| config.open(&context));
     opened.map_err(|error| {

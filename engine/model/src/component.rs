@@ -40,6 +40,15 @@ pub struct OpenContext {
     pub config_dir: PathBuf,
 }
 
+impl OpenContext {
+    /// Components of a configuration in that folder.
+    pub fn in_folder(config_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            config_dir: config_dir.into(),
+        }
+    }
+}
+
 /// One thing that was looked at in the outside world, and what was found: a line for a person.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectionCheck {

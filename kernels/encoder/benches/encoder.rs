@@ -104,9 +104,7 @@ fn open(backend: Backend, precision: Precision) -> SentenceEncoder {
         precision,
         ..MiniLmConfig::default()
     };
-    let context = OpenContext {
-        config_dir: ".".into(),
-    };
+    let context = OpenContext::in_folder(".");
     let model = minilm::open_on(&config, &context, backend);
     model.unwrap_or_else(|error| panic!("{error}; {}", error.hint))
 }

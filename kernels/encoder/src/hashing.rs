@@ -227,9 +227,7 @@ mod tests {
     }
 
     fn context() -> OpenContext {
-        OpenContext {
-            config_dir: ".".into(),
-        }
+        OpenContext::in_folder(".")
     }
 
     #[test]

@@ -188,9 +188,7 @@ mod tests {
 
     #[test]
     fn what_the_model_does_not_have_is_refused_before_anything_is_fetched() {
-        let context = OpenContext {
-            config_dir: "/nowhere".into(),
-        };
+        let context = OpenContext::in_folder("/nowhere");
         let refused = |config: MiniLmConfig| {
             let error = config.open(&context).err().expect("an error");
             (error.field.clone(), error.fact)
@@ -218,9 +216,7 @@ mod tests {
 
     #[test]
     fn a_precision_that_the_processor_lacks_is_told_without_files() {
-        let context = OpenContext {
-            config_dir: "/nowhere".into(),
-        };
+        let context = OpenContext::in_folder("/nowhere");
         let config = MiniLmConfig {
             precision: Precision::Bf16,
             ..MiniLmConfig::default()

@@ -25,9 +25,7 @@ static MODELS: LazyLock<Vec<SentenceEncoder>> = LazyLock::new(|| {
 });
 
 fn models(folder: &Path) -> Vec<SentenceEncoder> {
-    let context = OpenContext {
-        config_dir: "/".into(),
-    };
+    let context = OpenContext::in_folder("/");
     let mut models = Vec::new();
     for backend in Backend::available() {
         for (products, precision) in [

@@ -27,9 +27,7 @@ fn config(folder: &Path) -> BertConfig {
 }
 
 fn context() -> OpenContext {
-    OpenContext {
-        config_dir: "/".into(),
-    }
+    OpenContext::in_folder("/")
 }
 
 fn open_on(config: &BertConfig, backend: Backend) -> SentenceEncoder {

@@ -68,9 +68,7 @@ fn open_with(model: usize, changes: &[(&str, &[u8])]) -> bool {
 
 fn open(folder: &Path) -> bool {
     let config = BertConfig::in_folder(folder);
-    let context = OpenContext {
-        config_dir: "/".into(),
-    };
+    let context = OpenContext::in_folder("/");
     let _ = config.locate(&context);
     match config.open(&context) {
         Ok(model) => {

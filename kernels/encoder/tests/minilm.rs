@@ -49,9 +49,7 @@ fn open(backend: Backend) -> SentenceEncoder {
         precision: Precision::F32,
         ..MiniLmConfig::default()
     };
-    let context = OpenContext {
-        config_dir: ".".into(),
-    };
+    let context = OpenContext::in_folder(".");
     minilm::open_on(&config, &context, backend).unwrap()
 }
 
@@ -179,9 +177,7 @@ fn a_damaged_folder_is_refused() {
         path: Some(folder.path().file_name().unwrap().into()),
         ..MiniLmConfig::default()
     };
-    let context = OpenContext {
-        config_dir: folder.path().parent().unwrap().into(),
-    };
+    let context = OpenContext::in_folder(folder.path().parent().unwrap());
     let error = config.open(&context).err().unwrap();
     assert_eq!(error.field, "path");
     assert!(error.fact.contains("is not the known file"), "{error}");

@@ -38,9 +38,7 @@ fn open(precision: Precision) -> SentenceEncoder {
         max_tokens: Some(512),
         ..MiniLmConfig::default()
     };
-    let context = OpenContext {
-        config_dir: ".".into(),
-    };
+    let context = OpenContext::in_folder(".");
     minilm::open_on(&config, &context, Backend::best()).unwrap()
 }
 
@@ -146,9 +144,7 @@ fn a_processor_without_it_is_told() {
         precision: Precision::Bf16,
         ..MiniLmConfig::default()
     };
-    let context = OpenContext {
-        config_dir: ".".into(),
-    };
+    let context = OpenContext::in_folder(".");
     let opened = minilm::open_on(&config, &context, Backend::Portable);
     let error = opened.err().unwrap();
     assert_eq!(error.field, "precision");

@@ -102,9 +102,7 @@ fn published_quality() {
             precision,
             ..MiniLmConfig::default()
         };
-        let context = OpenContext {
-            config_dir: ".".into(),
-        };
+        let context = OpenContext::in_folder(".");
         let model = config.open(&context).unwrap();
         let of_documents = embed(&*model, Lane::Bulk, &documents);
         let of_queries = embed(&*model, Lane::Query, &queries);
