@@ -210,7 +210,8 @@ impl LoadedConfig {
         Ok(Self {
             config,
             document,
-            context: OpenContext::in_folder(config_dir),
+            context: OpenContext::in_folder(config_dir)
+                .with_accelerator(registry.accelerator.clone()),
             sources,
             dead_letters,
             views,

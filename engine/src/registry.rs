@@ -4,9 +4,9 @@ use serde_json::Value;
 use std::any::Any;
 use std::sync::Arc;
 use vectide_model::{
-    Chunker, ChunkerConfig, ComponentError, ConnectionCheck, DeadLetterSink, DeadLetterSinkConfig,
-    Embedder, EmbedderConfig, OpenContext, PositionProbe, Redecoder, Source, SourceConfig,
-    TokenCounter, VectorIndexFactory,
+    Accelerator, Chunker, ChunkerConfig, ComponentError, ConnectionCheck, DeadLetterSink,
+    DeadLetterSinkConfig, Embedder, EmbedderConfig, OpenContext, PositionProbe, Redecoder, Source,
+    SourceConfig, TokenCounter, VectorIndexFactory,
 };
 
 /// All components, by the names that configurations use.
@@ -17,6 +17,8 @@ pub struct Registry {
     pub chunkers: Vec<ChunkerType>,
     /// Embedding models.
     pub embedders: Vec<EmbedderType>,
+    /// What may compute them in the processor's place.
+    pub accelerator: Arc<dyn Accelerator>,
     /// Places for dead letters, by the field that chooses each.
     pub dead_letter_sinks: Vec<DeadLetterSinkType>,
     /// Ways of keeping vectors; the first is that of an index that says nothing.

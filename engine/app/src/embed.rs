@@ -97,8 +97,9 @@ pub fn embed(job: &Job) -> Result<(), Failure> {
 }
 
 fn open(model: &str, options: serde_json::Value) -> Result<Arc<dyn Embedder>, Failure> {
-    let context = OpenContext::in_folder(".");
-    let config = registry().embedder(model, options);
+    let registry = registry();
+    let context = OpenContext::in_folder(".").with_accelerator(registry.accelerator.clone());
+    let config = registry.embedder(model, options);
     let opened = config.and_then(|config| config.open(&context));
     opened.map_err(|error| {
         let hint = match error.hint.as_str() {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use vectide_connectors::{
     DirectoryConfig, FilesConfig, JsonlConfig, KafkaConfig, PostgresConfig, TopicConfig,
 };
+use vectide_cuda::cuda::Gpus;
 use vectide_encoder::bert::BertConfig;
 use vectide_encoder::hashing::HashingConfig;
 use vectide_encoder::minilm::MiniLmConfig;
@@ -32,6 +33,7 @@ pub fn registry() -> Registry {
             EmbedderType::of::<BertConfig>(),
             EmbedderType::of::<HashingConfig>(),
         ],
+        accelerator: Arc::new(Gpus),
         dead_letter_sinks: vec![
             DeadLetterSinkType::of::<DirectoryConfig>(),
             DeadLetterSinkType::of::<TopicConfig>(),

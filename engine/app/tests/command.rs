@@ -38,3 +38,34 @@ fn a_missing_configuration_is_told() {
     assert_eq!(missing.status.code(), Some(78));
     assert!(String::from_utf8_lossy(&missing.stderr).contains("/nonexistent/pipeline.yaml"));
 }
+
+/// Asked for by name and not to be had, CUDA is an error with the reason, before any large file is looked
+/// for: the folder has none.
+#[test]
+fn cuda_that_is_not_there_is_told_with_the_way_out() {
+    let model = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../kernels/encoder/tests/data/random/cls-384"
+    );
+    let refused = vectide(&[
+        "embed",
+        "--model=bert",
+        "--device=cuda",
+        &format!("--path={model}"),
+        "--input=/nonexistent/texts.jsonl",
+        "--output=/nonexistent/vectors.npy",
+    ]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let told = String::from_utf8_lossy(&refused.stderr);
+    // A machine with a GPU misses the files next.
+    if !told.contains("has no tokenizer.json") {
+        assert!(
+            told.contains("`device: cuda` can't be had: no GPU: "),
+            "{told}"
+        );
+        assert!(
+            told.contains("hint: ") && told.contains("`device: auto`"),
+            "{told}"
+        );
+    }
+}

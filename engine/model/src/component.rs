@@ -3,7 +3,9 @@
 //! Each component keeps its configuration struct in its own file, with unknown fields denied, and
 //! the registry of the binary names the struct. Nothing else has to know it.
 
-use crate::{Change, Chunker, DeadLetter, Embedder, Partition, Source, TokenCounter};
+use crate::{
+    Accelerator, Change, Chunker, DeadLetter, Embedder, NoBackend, Partition, Source, TokenCounter,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
@@ -34,17 +36,28 @@ impl ComponentError {
 }
 
 /// What components may know of where they run.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct OpenContext {
     /// Relative paths of a configuration are relative to the folder of its file.
     pub config_dir: PathBuf,
+    /// What may compute in the processor's place.
+    pub accelerator: Arc<dyn Accelerator>,
 }
 
 impl OpenContext {
-    /// Components of a configuration in that folder.
+    /// Components of a configuration in that folder, in a program without an accelerator.
     pub fn in_folder(config_dir: impl Into<PathBuf>) -> Self {
         Self {
             config_dir: config_dir.into(),
+            accelerator: Arc::new(NoBackend),
+        }
+    }
+
+    /// The same in a program that has one.
+    pub fn with_accelerator(self, accelerator: Arc<dyn Accelerator>) -> Self {
+        Self {
+            accelerator,
+            ..self
         }
     }
 }
@@ -139,7 +152,7 @@ pub trait ChunkerConfig: DeserializeOwned + JsonSchema + Send + Sync + 'static {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Device {
-    /// The fastest there is; says in one log line why it is not CUDA.
+    /// CUDA where its vectors equal the CPU's; else the CPU, with one log line that says why.
     #[default]
     Auto,
     /// The CPU.
@@ -153,7 +166,7 @@ pub enum Device {
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// bfloat16 where the processor has it and the model is known to keep a cosine of 0.9999 to its
-    /// vectors in f32; else f32.
+    /// vectors in f32; else f32. On CUDA fp16, and nothing else is computed there.
     #[default]
     Auto,
     /// 32-bit floats.

@@ -52,13 +52,15 @@ pub struct ModelIdentity {
     pub name: String,
     /// Changes whenever the same text could get a vector in [`Lane::Bulk`] that differs by more than a
     /// cosine of 0.9999: part of the cache's key. What changes less (rounding, and a precision that was
-    /// measured to keep so much) is not in it. Vectors of queries are not kept.
+    /// measured to keep so much) is not in it. On an accelerator that is measured at each start, of the
+    /// model itself. Vectors of queries are not kept.
     pub fingerprint: String,
     /// Dimensions of a vector.
     pub dimension: usize,
     /// Tokens of a document's chunk that the model looks at, special ones included.
     pub tokens_max: usize,
-    /// Where it runs, for a person: `cpu (avx2)`.
+    /// Where it runs, for a person: `cpu (avx2)`. Where an accelerator was opened that, also after it
+    /// was lost and the CPU has gone on.
     pub device: String,
 }
 
@@ -106,7 +108,8 @@ impl Default for BatchLimits {
 /// Obligations, checked by [`embedder_contract`]:
 /// - one vector of `identity().dimension` for each text, in order, of length 1 (all zeros only for a
 ///   text without any token);
-/// - the same text gives the same vector in any batch of a lane, to 1e-5 a component;
+/// - the same text gives the same vector in any batch of a lane, to 1e-5 a component, on one device; what
+///   an accelerator that failed leaves to the processor keeps the fingerprint's cosine of 0.9999;
 /// - texts beyond `tokens_max` are cut, never an error; empty texts are allowed.
 ///
 /// Calls block and may come from many threads at once. A bulk call works in pieces small enough that

@@ -4,6 +4,7 @@
 //! kernels and the query endpoint meet only through the types and traits defined here. There is no
 //! I/O, no dataflow and no async runtime in this crate.
 
+mod accelerator;
 mod attribute;
 mod change;
 mod chunker;
@@ -21,6 +22,10 @@ mod store;
 mod terms;
 mod units;
 
+pub use accelerator::{
+    AcceleratedEncoder, Accelerator, AcceleratorFault, BertSizes, DeviceAnswer, NoAccelerator,
+    NoBackend, TokenPooling,
+};
 pub use attribute::{AttributeKey, Attributes};
 pub use change::{Change, DeadLetter, DeadLetterReason, Key, Partition, Position, Row};
 pub use chunker::{ChunkError, Chunker, TokenCounter, chunker_contract};

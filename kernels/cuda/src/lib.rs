@@ -7,6 +7,7 @@
 //! Invariant: this crate builds and passes its tests where there is no GPU, no driver and no CUDA
 //! toolkit.
 
+pub mod accelerator;
 pub mod arena;
 pub mod batch;
 pub mod binary;

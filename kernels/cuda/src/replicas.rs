@@ -79,6 +79,20 @@ impl<O: Open> Replicas<O> {
         Err(Unavailable::Lost(reasons.collect::<Vec<_>>().join("; ")))
     }
 
+    /// Makes a call on every device, once.
+    pub fn call_each<R>(
+        &self,
+        call: impl Fn(&O::Device) -> Result<R, EncodeError>,
+    ) -> Vec<Result<R, Unavailable>> {
+        let attempts = (self.devices.iter()).map(|replica| replica.device.attempt(&call));
+        let answers = attempts.map(|attempt| match attempt {
+            Attempt::Done(answer) => Ok(answer),
+            Attempt::Failed(error) | Attempt::ContextLost(error) => Err(error.into()),
+            Attempt::DeviceLost(reason) => Err(Unavailable::Lost(reason)),
+        });
+        answers.collect()
+    }
+
     /// A device that is opened anew answers in seconds: it is waited for only where no other is ready.
     fn choose(&self) -> Option<&Replica<O>> {
         // Each is asked once: one that becomes ready meanwhile is not overlooked.
@@ -140,6 +154,8 @@ mod tests {
         });
         assert_eq!(seen.unwrap(), (0, (1, [2, 2])));
         assert_eq!(replicas.call(5, |device| Ok(*device)), Ok(0));
+        let each = replicas.call_each(|device| Ok(*device));
+        assert_eq!(each, [Ok(0), Ok(1), Ok(2)]);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! Invariant: the fingerprint follows every byte of weights and tokenizer, and everything else that
 //! a passage's vector depends on, bfloat16 too; not the folder's name.
 
+use crate::compute::look as look_for_accelerator;
 use crate::cpu::{Backend, Products};
 use crate::model_files::{Description, ModelFolder, look, read_description, short_digest};
 use crate::sentence_encoder::{
@@ -16,7 +17,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use vectide_model::{ComponentError, Device, Embedder, EmbedderConfig, OpenContext, Precision};
+use vectide_model::{
+    ByteSize, ComponentError, Device, Embedder, EmbedderConfig, OpenContext, Precision,
+};
 
 /// The name under `model:`.
 pub const MODEL_NAME: &str = "bert";
@@ -39,6 +42,10 @@ pub struct BertConfig {
     /// Where it runs.
     #[serde(default)]
     pub device: Device,
+    /// The most memory of each GPU that the model may take: weights, and room for the texts that are
+    /// computed at once. Without it as much as makes it faster.
+    #[serde(default)]
+    pub device_memory: Option<ByteSize>,
     /// Tokens of a text that the model looks at, special ones and the prefix included. Without it
     /// what the model's files say.
     #[serde(default)]
@@ -66,6 +73,7 @@ impl BertConfig {
             query_prefix: None,
             passage_prefix: None,
             precision: Precision::Auto,
+            device_memory: None,
         }
     }
 
@@ -76,6 +84,7 @@ impl BertConfig {
             query_prefix: self.query_prefix.clone(),
             passage_prefix: self.passage_prefix.clone(),
             precision: self.precision,
+            device_memory: self.device_memory,
         }
     }
 }
@@ -115,7 +124,7 @@ pub fn locate_on(
     backend: Backend,
 ) -> Result<String, ComponentError> {
     let folder = context.config_dir.join(&config.path);
-    check(config, &folder, backend)?;
+    check(config, &folder, backend, context)?;
     look(&folder)?;
     Ok(format!("in {}", folder.display()))
 }
@@ -135,7 +144,7 @@ pub fn open_on(
 ) -> Result<SentenceEncoder, ComponentError> {
     let folder = context.config_dir.join(&config.path);
     // What does not fit is told before the large files are read.
-    let products = check(config, &folder, backend)?;
+    let products = check(config, &folder, backend, context)?;
     let files = ModelFolder::read(&folder)?;
     let mut description = files.description.clone();
     configure(&config.options(), &mut description)?;
@@ -149,20 +158,29 @@ pub fn open_on(
         tokenizer: &files.tokenizer,
         dimensions: config.dimensions,
         products,
+        config: &config.options(),
+        accelerator: &*context.accelerator,
     };
     let model = SentenceEncoder::new(parts, backend)?;
-    tell(&config.options(), &model);
+    tell(&model);
     Ok(model)
 }
 
-/// Checks the configuration against the small files and the processor; what is left to choose is the
+/// Checks the configuration against the small files and the devices; what is left to choose is the
 /// numbers to compute with.
-fn check(config: &BertConfig, folder: &Path, backend: Backend) -> Result<Products, ComponentError> {
+fn check(
+    config: &BertConfig,
+    folder: &Path,
+    backend: Backend,
+    context: &OpenContext,
+) -> Result<Products, ComponentError> {
     let options = config.options();
     let products = products(&options, backend, PRODUCTS_BEST)?;
     let mut description = read_description(folder)?;
     configure(&options, &mut description)?;
-    dimension(description.shape.attention.width(), config.dimensions)?;
+    let shape = description.shape;
+    let dimensions = dimension(shape.attention.width(), config.dimensions)?;
+    look_for_accelerator(&options, shape, dimensions, &*context.accelerator)?;
     Ok(products)
 }
 
@@ -173,7 +191,8 @@ fn fingerprint(
     products: Products,
 ) -> String {
     let width = description.shape.attention.width();
-    // What such a model loses in bfloat16 was never measured: no state mixes the two.
+    // What such a model loses in bfloat16 was never measured: no state mixes the two. What it loses on
+    // an accelerator is measured of the model itself at each start, and is not in here.
     let products = match products {
         Products::F32 => "",
         Products::Bf16 => "-bf16",

@@ -1,4 +1,5 @@
-//! Encoder models and tokenization: texts to unit vectors, on the processor's vector units.
+//! Encoder models and tokenization: texts to unit vectors, on the processor's vector units or on an
+//! accelerator that the program hands in.
 //!
 //! Three models stand behind the [`vectide_model::Embedder`] contract: [`minilm`], a sentence encoder
 //! that is fetched by name; [`bert`], any BERT-type sentence encoder in a folder of its files; and
@@ -6,14 +7,16 @@
 //! what the first two need; nothing here downloads anything while a query waits.
 //!
 //! Invariant: a text's vector is a function of the text, its lane's prefix, the model and the arithmetic
-//! (instruction set and precision) alone; its neighbours in a batch and the thread never change a bit of it.
+//! (device, instruction set and precision) alone; its neighbours in a batch and the thread never change a bit of it.
 
 pub mod bert;
+mod compute;
 mod cpu;
 pub mod hashing;
 mod lane_priority;
 pub mod minilm;
 pub mod model_files;
+mod self_check;
 mod sentence_encoder;
 mod tokenize;
 

@@ -5,6 +5,7 @@
 //!
 //! Invariant: its fingerprint without options stays what it was, so that no state embeds again.
 
+use crate::compute::look;
 use crate::cpu::{Architecture, AttentionShape, Backend, EncoderShape, Pooling, Products};
 use crate::model_files::{self, ALL_MINILM_L6_V2, Description, short_digest};
 use crate::sentence_encoder::{
@@ -14,7 +15,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use std::path::PathBuf;
 use std::sync::Arc;
-use vectide_model::{ComponentError, Device, Embedder, EmbedderConfig, OpenContext, Precision};
+use vectide_model::{
+    ByteSize, ComponentError, Device, Embedder, EmbedderConfig, OpenContext, Precision,
+};
 
 /// The name under `model:`.
 pub const MODEL_NAME: &str = ALL_MINILM_L6_V2.name;
@@ -36,6 +39,10 @@ pub struct MiniLmConfig {
     /// Where it runs.
     #[serde(default)]
     pub device: Device,
+    /// The most memory of each GPU that the model may take: weights, and room for the texts that are
+    /// computed at once. Without it as much as makes it faster, which is less than 256MiB.
+    #[serde(default)]
+    pub device_memory: Option<ByteSize>,
     /// Tokens of a text that the model looks at, special ones and the prefix included. Without it
     /// what the model's files say.
     #[serde(default)]
@@ -60,6 +67,7 @@ impl MiniLmConfig {
             query_prefix: self.query_prefix.clone(),
             passage_prefix: self.passage_prefix.clone(),
             precision: self.precision,
+            device_memory: self.device_memory,
         }
     }
 }
@@ -102,8 +110,15 @@ pub fn locate_on(
     context: &OpenContext,
     backend: Backend,
 ) -> Result<String, ComponentError> {
-    describe(config)?;
-    products(&config.options(), backend, PRODUCTS_BEST)?;
+    let shape = describe(config)?.shape;
+    let options = config.options();
+    products(&options, backend, PRODUCTS_BEST)?;
+    look(
+        &options,
+        shape,
+        shape.attention.width(),
+        &*context.accelerator,
+    )?;
     model_files::locate(&ALL_MINILM_L6_V2, config.path.as_deref(), context)
 }
 
@@ -121,7 +136,15 @@ pub fn open_on(
     backend: Backend,
 ) -> Result<SentenceEncoder, ComponentError> {
     let description = describe(config)?;
-    let products = products(&config.options(), backend, PRODUCTS_BEST)?;
+    let options = config.options();
+    let products = products(&options, backend, PRODUCTS_BEST)?;
+    let shape = description.shape;
+    look(
+        &options,
+        shape,
+        shape.attention.width(),
+        &*context.accelerator,
+    )?;
     let files = model_files::find(&ALL_MINILM_L6_V2, config.path.as_deref(), context)?;
     let parts = EncoderParts {
         name: MODEL_NAME.into(),
@@ -131,9 +154,11 @@ pub fn open_on(
         tokenizer: &files.tokenizer,
         dimensions: None,
         products,
+        config: &options,
+        accelerator: &*context.accelerator,
     };
     let model = SentenceEncoder::new(parts, backend)?;
-    tell(&config.options(), &model);
+    tell(&model);
     Ok(model)
 }
 
@@ -166,8 +191,9 @@ fn describe(config: &MiniLmConfig) -> Result<Description, ComponentError> {
 }
 
 /// Names everything that a vector depends on but rounding: the instruction set is not in it, nor
-/// bfloat16, which was measured for this model to change no vector by more than a cosine of 0.9999;
-/// for moving a state to another machine must not embed everything again.
+/// bfloat16, which was measured for this model to change no vector by more than a cosine of 0.9999, nor
+/// an accelerator, which is held to the same at each start; for moving a state to another machine must
+/// not embed everything again.
 fn fingerprint(description: &Description) -> String {
     let digest = |hex: &'static str| hex.get(..16).unwrap_or(hex);
     let prefix = match description.passage_prefix.as_str() {

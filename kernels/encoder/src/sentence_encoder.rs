@@ -1,37 +1,35 @@
-//! A sentence encoder on the processor, whatever BERT it is: texts with their prefix, to token ids,
-//! to unit vectors.
+//! A sentence encoder, whatever BERT it is: texts with their prefix, to token ids, to unit vectors.
 //!
-//! Both lanes compute on their callers' threads, on one shared copy of the weights. Bulk work goes
-//! in micro-batches on threads of lower priority, so a query is never queued behind it. Queries and
-//! passages may have prefixes, which count as tokens.
+//! Token ids are made on the callers' threads, and so are vectors on the processor, on one shared copy
+//! of the weights; an accelerator takes the ids of many texts at once ([`crate::compute`]). Bulk work
+//! goes in calls of a bounded size on threads of lower priority, so a query is never queued behind it.
+//! Queries and passages may have prefixes, which count as tokens.
 //!
 //! Invariant: a text's vector is the same to the bit in every batch of its lane and on every thread
-//! of one machine, and only finite vectors are given out.
+//! of one machine, as long as one device computes it; only finite vectors are given out.
 
-use crate::cpu::{Backend, Encoder, Products, bf16_unit};
+use crate::compute::{Compute, ComputeParts};
+use crate::cpu::{Backend, Products};
 use crate::lane_priority::lower_for_bulk;
 use crate::model_files::Description;
 use crate::tokenize::Tokenizer;
 use rustc_hash::FxHashMap;
-use std::num::NonZero;
 use std::sync::Arc;
 use vectide_model::{
-    ComponentError, Device, EmbedError, Embedder, Lane, ModelIdentity, Precision, TokenCounter,
+    Accelerator, BatchLimits, ByteSize, ComponentError, Device, EmbedError, Embedder, Lane,
+    ModelIdentity, Precision, TokenCounter,
 };
 
-/// Tokens of a micro-batch: enough rows to keep the weights' traffic small beside the arithmetic,
-/// few enough that a small model takes less than a tenth of a second and 8 MB of scratch memory (one
-/// of a width of 1,024 takes 21 MB). A text of more tokens is a micro-batch of its own.
-const MICRO_BATCH_TOKENS: usize = 512;
+/// Tokens of a short chunk.
+const SHORT_TEXT_TOKENS: usize = 8;
 
 /// The embedder.
 pub struct SentenceEncoder {
     identity: ModelIdentity,
-    encoder: Encoder,
+    compute: Compute,
     tokenizer: Arc<Tokenizer>,
     query_prefix: String,
     passage_prefix: String,
-    bulk_threads: usize,
 }
 
 /// The options that every sentence encoder has, whose configurations repeat them: a struct flattened
@@ -43,6 +41,7 @@ pub(crate) struct EncoderOptions {
     pub(crate) query_prefix: Option<String>,
     pub(crate) passage_prefix: Option<String>,
     pub(crate) precision: Precision,
+    pub(crate) device_memory: Option<ByteSize>,
 }
 
 /// What a sentence encoder is made of.
@@ -57,8 +56,12 @@ pub(crate) struct EncoderParts<'a> {
     pub(crate) tokenizer: &'a [u8],
     /// Dimensions kept, where not all are.
     pub(crate) dimensions: Option<usize>,
-    /// The numbers that it computes with.
+    /// The numbers that it computes with on the processor.
     pub(crate) products: Products,
+    /// Which device is wanted, and how much of it.
+    pub(crate) config: &'a EncoderOptions,
+    /// What the program has besides the processor.
+    pub(crate) accelerator: &'a dyn Accelerator,
     /// Names everything that a passage's vector depends on but rounding.
     pub(crate) fingerprint: String,
 }
@@ -93,26 +96,29 @@ impl SentenceEncoder {
             ));
         }
         let dimension = dimension(description.shape.attention.width(), parts.dimensions)?;
-        let encoder = Encoder::read(parts.weights, description.shape, backend, parts.products)
-            .map_err(|error| fault(error.to_string()))?;
         let tokens_max = tokens_beside(&description, &tokenizer)?;
+        let compute = Compute::open(&ComputeParts {
+            name: &parts.name,
+            config: parts.config,
+            accelerator: parts.accelerator,
+            weights: parts.weights,
+            shape: description.shape,
+            dimensions: dimension,
+            processor: (backend, parts.products),
+            tokenizer: &tokenizer,
+        })?;
         Ok(Self {
             identity: ModelIdentity {
                 name: parts.name,
                 fingerprint: parts.fingerprint,
                 dimension,
                 tokens_max,
-                device: match parts.products {
-                    Products::F32 => format!("cpu ({})", backend.name()),
-                    Products::Bf16 => format!("cpu ({}, {})", backend.name(), bf16_unit()),
-                },
+                device: compute.device().to_owned(),
             },
-            encoder,
+            compute,
             tokenizer: Arc::new(tokenizer),
             query_prefix: description.query_prefix,
             passage_prefix: description.passage_prefix,
-            // One a core: they are of low priority and give way to whatever else runs.
-            bulk_threads: std::thread::available_parallelism().map_or(1, NonZero::get),
         })
     }
 
@@ -121,18 +127,20 @@ impl SentenceEncoder {
         &self.tokenizer
     }
 
-    /// Encodes texts that differ from each other, in micro-batches.
-    fn encode(&self, prefix: &str, texts: &[&str]) -> Vec<Vec<f32>> {
+    /// Encodes texts that differ from each other, in calls of the size that the device wants: their
+    /// tokens are made before anything of a device is taken.
+    fn encode(&self, lane: Lane, prefix: &str, texts: &[&str]) -> Vec<Vec<f32>> {
         let mut vectors = Vec::with_capacity(texts.len());
         let mut batch: Vec<Vec<u32>> = Vec::new();
         let mut batch_tokens = 0;
+        let tokens_per_call = self.compute.tokens_per_call();
         let mut run = |batch: &mut Vec<Vec<u32>>| {
-            // A first text longer than a micro-batch has nothing before it, no texts have none.
+            // A first text longer than a call has nothing before it, no texts have none.
             if batch.is_empty() {
                 return;
             }
             let ids: Vec<&[u32]> = batch.iter().map(Vec::as_slice).collect();
-            vectors.append(&mut self.encoder.encode(&ids, self.identity.dimension));
+            vectors.append(&mut self.compute.encode(lane, &ids));
             batch.clear();
         };
         for text in texts {
@@ -140,7 +148,7 @@ impl SentenceEncoder {
                 "" => self.tokenizer.encode(text),
                 prefix => self.tokenizer.encode(&[prefix, text].concat()),
             };
-            if batch_tokens + ids.len() > MICRO_BATCH_TOKENS {
+            if batch_tokens + ids.len() > tokens_per_call {
                 run(&mut batch);
                 batch_tokens = 0;
             }
@@ -160,13 +168,6 @@ pub(crate) fn configure(
     config: &EncoderOptions,
     description: &mut Description,
 ) -> Result<(), ComponentError> {
-    if config.device == Device::Cuda {
-        return Err(ComponentError::new(
-            "device",
-            "this build has no CUDA backend yet",
-            "use `device: auto` or `device: cpu`",
-        ));
-    }
     if let Some(tokens) = config.max_tokens {
         description.set_tokens_max(tokens)?;
     }
@@ -201,9 +202,9 @@ pub(crate) fn products(
     }
 }
 
-/// Tells once why the processor is used, and what stands before texts: many models need prefixes that
-/// their files do not say, and vectors without them are worse in silence.
-pub(crate) fn tell(config: &EncoderOptions, model: &SentenceEncoder) {
+/// Tells once what stands before texts: many models need prefixes that their files do not say, and
+/// vectors without them are worse in silence.
+pub(crate) fn tell(model: &SentenceEncoder) {
     let identity = model.identity();
     tracing::info!(
         model = identity.name,
@@ -211,13 +212,6 @@ pub(crate) fn tell(config: &EncoderOptions, model: &SentenceEncoder) {
         passage_prefix = model.passage_prefix,
         "prefixes of queries and of chunks"
     );
-    if config.device == Device::Auto {
-        tracing::info!(
-            model = identity.name,
-            device = identity.device,
-            "embedding on the CPU: this build has no CUDA backend yet"
-        );
-    }
 }
 
 /// Dimensions of the vectors, of the model's `width`.
@@ -286,7 +280,7 @@ impl Embedder for SentenceEncoder {
                 })
             })
             .collect();
-        let vectors = self.encode(prefix, &distinct);
+        let vectors = self.encode(lane, prefix, &distinct);
         if vectors.iter().flatten().any(|value| !value.is_finite()) {
             let fact = format!("{} gives a vector that is not finite", self.identity.name);
             return Err(EmbedError(fact));
@@ -302,7 +296,17 @@ impl Embedder for SentenceEncoder {
     }
 
     fn bulk_threads(&self) -> usize {
-        self.bulk_threads
+        self.compute.bulk_threads()
+    }
+
+    fn batch_limits(&self) -> BatchLimits {
+        let tokens = self.compute.tokens_per_call();
+        BatchLimits {
+            tokens,
+            // Texts shorter than that are rare, and each costs more than its tokens.
+            texts: (tokens / SHORT_TEXT_TOKENS).max(1),
+            is_padded: false,
+        }
     }
 
     fn worth_remembering(&self) -> bool {

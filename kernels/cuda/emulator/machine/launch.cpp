@@ -23,11 +23,19 @@ struct Entry<KERNEL, void (*)(Arguments...)> {
         KERNEL(*static_cast<std::remove_const_t<Arguments>*>(arguments[AT])...);
     }
     static void run(void** arguments) { call(arguments, std::index_sequence_for<Arguments...>()); }
+    static constexpr size_t COUNT = sizeof...(Arguments);
 };
 
-#define ENTRY(KERNEL) {#KERNEL, Entry<&KERNEL, decltype(&KERNEL)>::run}
+/// A kernel, and how many arguments it has.
+struct Kernel {
+    Call call;
+    size_t count;
+};
 
-const std::map<std::string, Call> KERNELS = {
+#define ENTRY(KERNEL) \
+    {#KERNEL, {Entry<&KERNEL, decltype(&KERNEL)>::run, Entry<&KERNEL, decltype(&KERNEL)>::COUNT}}
+
+const std::map<std::string, Kernel> KERNELS = {
     ENTRY(embed_tokens_384),    ENTRY(embed_tokens_768),    ENTRY(embed_tokens_1024),
     ENTRY(normalise_rows_384),  ENTRY(normalise_rows_768),  ENTRY(normalise_rows_1024),
     ENTRY(linear_128),          ENTRY(linear_gelu_128),     ENTRY(linear_residual_128),
@@ -75,7 +83,7 @@ extern "C" int vectide_emulate(const VectideLaunch* launch, void** arguments, ch
     emulated::Schedule schedule(launch->seed, launch->skipped_site);
     emulated::Block block(schedule, launch->threads, launch->shared_bytes);
     emulated::block = &block;
-    running = found->second;
+    running = found->second.call;
     running_arguments = arguments;
 
     std::vector<unsigned> order(size_t(launch->grid_x) * launch->grid_y);
@@ -87,6 +95,12 @@ extern "C" int vectide_emulate(const VectideLaunch* launch, void** arguments, ch
     std::string sites;
     for (const std::string& site : block.sites) sites += site + "\n";
     return answer(sites, report, report_bytes, 0);
+}
+
+/// How many arguments a kernel has; none where it is unknown.
+extern "C" size_t vectide_emulated_arguments(const char* kernel) {
+    const auto found = KERNELS.find(kernel);
+    return found == KERNELS.end() ? 0 : found->second.count;
 }
 
 /// The conversions, for their own test.

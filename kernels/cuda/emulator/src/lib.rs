@@ -30,6 +30,7 @@ unsafe extern "C" {
         report: *mut c_char,
         report_bytes: usize,
     ) -> c_int;
+    fn vectide_emulated_arguments(kernel: *const c_char) -> usize;
     #[cfg(test)]
     fn vectide_emulated_widen(half: u16) -> f32;
     #[cfg(test)]
@@ -110,6 +111,12 @@ pub unsafe fn launch(
     }
 }
 
+/// How many arguments a kernel has; none where it is unknown.
+pub fn argument_count(kernel: &CStr) -> usize {
+    // SAFETY: reads a name that is ended by NUL.
+    unsafe { vectide_emulated_arguments(kernel.as_ptr()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,6 +133,13 @@ mod tests {
             unsafe { launch(kernel, shape, &mut [], &Schedule::default()) }.unwrap_err()
         };
         assert!(run("no_such", shape).contains("no kernel no_such"));
+        assert_eq!(
+            (
+                argument_count(c"no_such"),
+                argument_count(c"pool_texts") > 3
+            ),
+            (0, true)
+        );
         for threads in [0, 33, 2048] {
             assert!(run("pool_texts", Shape { threads, ..shape }).contains("not every GPU"));
         }

@@ -15,9 +15,22 @@ use cudarc::driver::sys::CUresult;
 pub(crate) fn named(doing: &str) -> impl FnOnce(DriverError) -> GpuFault {
     move |error| GpuFault {
         doing: doing.into(),
-        detail: format!("{:?}", error.0),
+        detail: in_words(error.0),
         kind: kind(error.0),
     }
+}
+
+/// With what a person can do something about.
+fn in_words(code: CUresult) -> String {
+    let words = match code {
+        CUresult::CUDA_ERROR_OUT_OF_MEMORY => "not enough of its memory is free, ",
+        CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU
+        | CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION
+        | CUresult::CUDA_ERROR_JIT_COMPILER_NOT_FOUND
+        | CUresult::CUDA_ERROR_INVALID_IMAGE => "the binary is for other architectures, ",
+        _ => "",
+    };
+    format!("{words}{code:?}")
 }
 
 /// Errors of a call that was wrong or asked for too much; the context does not mind them.
@@ -72,6 +85,10 @@ mod tests {
         }
         let full = fault(CUresult::CUDA_ERROR_OUT_OF_MEMORY);
         assert_eq!(full.kind, FaultKind::OutOfMemory);
+        assert!(full.detail.contains("memory is free"), "{full}");
+        let other = fault(CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU);
+        assert_eq!(other.kind, FaultKind::Refused);
+        assert!(other.detail.contains("architectures"), "{other}");
         let wrong = fault(CUresult::CUDA_ERROR_INVALID_VALUE);
         assert_eq!(wrong.kind, FaultKind::Refused);
     }

@@ -3,15 +3,18 @@
 //! The driver's library is looked for at run time, so a build needs none. [`probe`] says what there
 //! is; [`CudaMachine`] is a context on one device with the kernels loaded.
 //!
-//! Not yet run on a GPU: everything above this module is tested on the emulator, this module is only
-//! compiled.
+//! Not yet run on a GPU: everything above this module is tested on the emulator, this module against a
+//! driver that the tests make (`drivers.rs`), whose device is the emulator too.
 //!
-//! Invariant: no call of the driver is made before [`probe`] has found the library, which calls would
-//! panic without: a [`CudaMachine`] is opened with [`DeviceFacts`], which [`probe`] alone can make.
+//! Invariant: no call of the driver is made before [`probe`] has found the library and each function in it,
+//! without which calls would panic: a [`CudaMachine`] is opened with [`DeviceFacts`], which [`probe`] alone
+//! can make.
 
 #![allow(unsafe_code)]
 
 mod context;
+#[cfg(test)]
+mod drivers;
 mod fault;
 mod memory;
 mod open;
@@ -19,7 +22,7 @@ mod probe;
 mod queue;
 
 pub use memory::{CudaMemory, PinnedMemory};
-pub use open::{CudaEncoder, CudaOpener};
+pub use open::{CudaOpener, Gpus};
 pub use probe::{DeviceFacts, NoGpu, probe};
 pub use queue::{CudaQueue, CudaRecording};
 

@@ -40,9 +40,63 @@ pub struct NoGpu(pub String);
 /// Says what is missing: the driver's library, a driver that is new enough, a device, or a device that
 /// is new enough.
 pub fn probe() -> Result<Vec<DeviceFacts>, NoGpu> {
-    // The driver is bound symbol by symbol, and one that is missing panics.
+    // The driver is bound function by function, and one that is missing panics. `ask` has looked for each
+    // before: in a thread of a pipeline a panic ends the process, whoever would catch it.
     let asked = catch_unwind(AssertUnwindSafe(ask));
-    asked.unwrap_or_else(|_| Err(NoGpu("the NVIDIA driver's library lacks a function".into())))
+    asked.unwrap_or_else(|_| Err(NoGpu("the NVIDIA driver's library is damaged".into())))
+}
+
+/// What is called before the driver's version is known, and what is called after. Every function that is
+/// used in [`crate::cuda`] stands here, which a test compares with a driver that has no others.
+const FUNCTIONS_FIRST: [&str; 2] = ["cuInit", "cuDriverGetVersion"];
+const FUNCTIONS: [&str; 31] = [
+    "cuCtxCreate_v4",
+    "cuCtxDestroy_v2",
+    "cuCtxGetStreamPriorityRange",
+    "cuCtxSetCurrent",
+    "cuDeviceGet",
+    "cuDeviceGetAttribute",
+    "cuDeviceGetCount",
+    "cuDeviceGetName",
+    "cuDeviceTotalMem_v2",
+    "cuFuncSetAttribute",
+    "cuGraphDestroy",
+    "cuGraphExecDestroy",
+    "cuGraphInstantiateWithFlags",
+    "cuGraphLaunch",
+    "cuGraphUpload",
+    "cuLaunchKernel",
+    "cuMemAlloc_v2",
+    "cuMemFreeHost",
+    "cuMemFree_v2",
+    "cuMemGetInfo_v2",
+    "cuMemHostAlloc",
+    "cuMemcpyDtoHAsync_v2",
+    "cuMemcpyHtoDAsync_v2",
+    "cuModuleGetFunction",
+    "cuModuleLoadData",
+    "cuModuleUnload",
+    "cuStreamBeginCapture_v2",
+    "cuStreamCreateWithPriority",
+    "cuStreamDestroy_v2",
+    "cuStreamEndCapture",
+    "cuStreamSynchronize",
+];
+
+/// Looks for functions in the driver's library, which is there.
+fn require(functions: &[&str]) -> Result<(), NoGpu> {
+    // SAFETY: loads the library, which has just been loaded, for good.
+    let library = unsafe { sys::culib() };
+    let is_missing = |name: &&&str| {
+        // SAFETY: a function by its name, which is not called.
+        unsafe { library.get::<unsafe extern "C" fn()>(name.as_bytes()) }.is_err()
+    };
+    match functions.iter().find(is_missing) {
+        Some(name) => Err(NoGpu(format!(
+            "the NVIDIA driver's library lacks the function {name}"
+        ))),
+        None => Ok(()),
+    }
 }
 
 fn ask() -> Result<Vec<DeviceFacts>, NoGpu> {
@@ -55,15 +109,21 @@ fn ask() -> Result<Vec<DeviceFacts>, NoGpu> {
     let refused = |doing: &str, error: result::DriverError| {
         NoGpu(format!("the NVIDIA driver fails {doing}: {:?}", error.0))
     };
+    require(&FUNCTIONS_FIRST)?;
     result::init().map_err(|error| refused("to start", error))?;
+    // An older driver lacks functions too, and is better told by its version.
+    let version = driver_version();
+    check_version(version)?;
+    require(&FUNCTIONS)?;
     let count = result::device::get_count().map_err(|error| refused("to count devices", error))?;
     let described = (0..count).map(|ordinal| {
         facts(ordinal).map_err(|error| refused(&format!("to describe device {ordinal}"), error))
     });
-    judge(driver_version(), those_that_work(described)?)
+    judge(those_that_work(described)?)
 }
 
-/// What there is of them; each that does not work is left out and told.
+/// What there is of them; each that does not work is left out and told: in a line of its own where others
+/// work, else in the error alone.
 ///
 /// # Errors
 /// When there are some and none works.
@@ -74,14 +134,14 @@ pub(super) fn those_that_work<T>(
     for found in found {
         match found {
             Ok(found) => working.push(found),
-            Err(NoGpu(reason)) => {
-                tracing::warn!(%reason, "a GPU is left out");
-                reasons.push(reason);
-            }
+            Err(NoGpu(reason)) => reasons.push(reason),
         }
     }
     if working.is_empty() && !reasons.is_empty() {
         return Err(NoGpu(reasons.join("; ")));
+    }
+    for reason in reasons {
+        tracing::warn!(reason, "a GPU is left out");
     }
     Ok(working)
 }
@@ -115,8 +175,8 @@ fn facts(ordinal: i32) -> Result<DeviceFacts, result::DriverError> {
     })
 }
 
-/// Which of the devices can run the kernels.
-fn judge(driver_version: i32, devices: Vec<DeviceFacts>) -> Result<Vec<DeviceFacts>, NoGpu> {
+/// Whether a driver can run the binary.
+fn check_version(driver_version: i32) -> Result<(), NoGpu> {
     if driver_version < DRIVER_MIN {
         return Err(NoGpu(format!(
             "the NVIDIA driver is for CUDA {}.{}, and the kernels need {}.{}",
@@ -126,6 +186,11 @@ fn judge(driver_version: i32, devices: Vec<DeviceFacts>) -> Result<Vec<DeviceFac
             DRIVER_MIN % 1000 / 10,
         )));
     }
+    Ok(())
+}
+
+/// Which of the devices can run the kernels.
+fn judge(devices: Vec<DeviceFacts>) -> Result<Vec<DeviceFacts>, NoGpu> {
     if devices.is_empty() {
         return Err(NoGpu("the NVIDIA driver has no device".into()));
     }
@@ -191,21 +256,18 @@ mod tests {
 
     #[test]
     fn what_is_too_old_is_named() {
-        let line = |version, devices| judge(version, devices).unwrap_err().to_string();
+        let line = |devices| judge(devices).unwrap_err().to_string();
         assert_eq!(
-            line(12_040, vec![device("A", (9, 0))]),
+            check_version(12_040).unwrap_err().to_string(),
             "no GPU: the NVIDIA driver is for CUDA 12.4, and the kernels need 13.0"
         );
+        assert_eq!(line(vec![]), "no GPU: the NVIDIA driver has no device");
         assert_eq!(
-            line(13_000, vec![]),
-            "no GPU: the NVIDIA driver has no device"
-        );
-        assert_eq!(
-            line(13_010, vec![device("NVIDIA T4", (7, 5))]),
+            line(vec![device("NVIDIA T4", (7, 5))]),
             "no GPU: none of compute capability 8.0 or later: NVIDIA T4 (7.5)"
         );
         let devices = vec![device("T4", (7, 5)), device("L4", (8, 9))];
-        let able = judge(13_000, devices).unwrap();
+        let able = judge(devices).unwrap();
         assert_eq!(able, [device("L4", (8, 9))]);
     }
 }

@@ -7,9 +7,14 @@
 
 use super::memory::Memory;
 use super::run;
+use crate::accelerator::{OnDevices, image_of, shape_of};
+use crate::encoder::Encoder;
 use crate::launch::{Address, Launch};
 use crate::machine::{DeviceMemory, FaultKind, GpuFault, Machine, Queue, Staging, Urgency};
+use crate::recovery::{Open, Recovering};
+use crate::shape::BertShape;
 use std::sync::{Arc, Mutex};
+use vectide_model::{AcceleratedEncoder, Accelerator, BertSizes, NoAccelerator};
 
 /// When calls fail.
 #[derive(Clone, Default)]
@@ -54,6 +59,60 @@ impl EmulatedMachine {
 
     pub(crate) fn faults(&self) -> Faults {
         self.faults.clone()
+    }
+}
+
+/// Emulated devices with the same faults, as an encoder of texts gets them.
+#[derive(Clone)]
+pub(crate) struct EmulatedDevices {
+    pub(crate) count: usize,
+    pub(crate) faults: Faults,
+}
+
+struct EmulatedOpener {
+    shape: BertShape,
+    image: Arc<[u8]>,
+    budget_bytes: Option<usize>,
+    faults: Faults,
+}
+
+impl Open for EmulatedOpener {
+    type Device = Encoder<EmulatedMachine>;
+
+    fn open(&self) -> Result<Self::Device, String> {
+        let machine = EmulatedMachine {
+            faults: self.faults.clone(),
+        };
+        Encoder::open(machine, self.shape, &self.image, self.budget_bytes)
+            .map_err(|error| error.to_string())
+    }
+}
+
+impl Accelerator for EmulatedDevices {
+    fn look(&self, sizes: &BertSizes) -> Result<String, NoAccelerator> {
+        shape_of(sizes).map(|_| "emulated".into())
+    }
+
+    fn open(
+        &self,
+        sizes: &BertSizes,
+        weights: &[u8],
+        memory_bytes_max: Option<usize>,
+    ) -> Result<Box<dyn AcceleratedEncoder>, NoAccelerator> {
+        let shape = shape_of(sizes)?;
+        let image = image_of(&shape, weights)?;
+        let open = |_| {
+            let opener = EmulatedOpener {
+                shape,
+                image: image.clone(),
+                budget_bytes: memory_bytes_max,
+                faults: self.faults.clone(),
+            };
+            let opened = Recovering::open(opener).map_err(NoAccelerator)?;
+            Ok(("emulated".to_owned(), opened))
+        };
+        let devices = (0..self.count).map(open).collect::<Result<_, _>>()?;
+        Ok(Box::new(OnDevices::new(devices)))
     }
 }
 

@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code)]
 
+mod folder;
 mod machine;
 mod memory;
 
@@ -12,7 +13,8 @@ pub(crate) use crate::verify::{
     Noise, TinyModel, as_safetensors, attention_reference, encode_reference, gelu_reference,
     normalise_reference, pool_reference,
 };
-pub(crate) use machine::EmulatedMachine;
+pub(crate) use folder::{bert_config, bert_folder, context};
+pub(crate) use machine::{EmulatedDevices, EmulatedMachine, Faults};
 pub(crate) use memory::Memory;
 
 use crate::launch::Launch;
