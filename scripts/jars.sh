@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Programs that are run from Maven Central's artifacts, collected once.
 #
-#   jars.sh NAME      collects what scripts/kafka/NAME/pom.xml names and prints the folder they lie in:
-#                     jars as they are, a program's archive unpacked
+#   jars.sh NAME      collects what the pom.xml of that name names (scripts/*/NAME) and prints the folder
+#                     they lie in: jars as they are, a program's archive unpacked
 #
 # The folder is under ~/.cache/vectide (VECTIDE_CACHE names another). A changed pom is collected
 # anew. Needs Java 17 or newer, and Maven for the first time.
@@ -10,7 +10,7 @@ set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 name="${1:?usage: jars.sh NAME}"
-pom="$here/kafka/$name/pom.xml"
+pom="$(echo "$here"/*/"$name/pom.xml")"
 cache="${VECTIDE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/vectide}/$name"
 
 fail() {

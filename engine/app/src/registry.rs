@@ -13,6 +13,7 @@ use vectide_engine::{
     ChunkerType, DeadLetterSinkType, EmbedderType, IndexType, Registry, SourceType,
 };
 use vectide_faiss::{FaissFactory, FaissOptions, Quantization};
+use vectide_onnx::OnnxConfig;
 use vectide_operators::chunk::{StructuredConfig, WholeConfig};
 
 /// The components of this program.
@@ -31,6 +32,7 @@ pub fn registry() -> Registry {
         embedders: vec![
             EmbedderType::of::<MiniLmConfig>(),
             EmbedderType::of::<BertConfig>(),
+            EmbedderType::of::<OnnxConfig>(),
             EmbedderType::of::<HashingConfig>(),
         ],
         accelerator: Arc::new(Gpus),

@@ -16,7 +16,7 @@ const BULK_NICENESS: libc::c_int = 10;
 /// Lowers the calling thread's priority, the first time it is called on it.
 ///
 /// A system that refuses is left as it is: only the latency of queries beside bulk work suffers.
-pub(crate) fn lower_for_bulk() {
+pub fn lower_for_bulk() {
     thread_local! {
         static LOWERED: Cell<bool> = const { Cell::new(false) };
     }

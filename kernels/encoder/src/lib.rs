@@ -20,6 +20,7 @@ mod self_check;
 mod sentence_encoder;
 mod tokenize;
 
-pub use cpu::{Backend, Products};
-pub use sentence_encoder::SentenceEncoder;
+pub use cpu::{Backend, Pooling, Products};
+pub use lane_priority::lower_for_bulk;
+pub use sentence_encoder::{SentenceEncoder, dimension};
 pub use tokenize::{Tokenizer, TokenizerError};

@@ -218,7 +218,7 @@ pub(crate) fn tell(model: &SentenceEncoder) {
 ///
 /// # Errors
 /// When the configuration asks for none or for more.
-pub(crate) fn dimension(width: usize, wanted: Option<usize>) -> Result<usize, ComponentError> {
+pub fn dimension(width: usize, wanted: Option<usize>) -> Result<usize, ComponentError> {
     let dimension = wanted.unwrap_or(width);
     if (1..=width).contains(&dimension) {
         return Ok(dimension);

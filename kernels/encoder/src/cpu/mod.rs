@@ -39,7 +39,7 @@ pub(crate) use attention::AttentionShape;
 pub use dense::Products;
 pub(crate) use dense::bf16_unit;
 pub(crate) use encoder::Encoder;
-pub(crate) use rows::Pooling;
+pub use rows::Pooling;
 pub(crate) use weights::EncoderShape;
 
 use lanes::{Kernel, Lanes, Portable};

@@ -20,7 +20,7 @@ pub(crate) struct LayerNorm {
 
 /// How the rows of a text become one vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Pooling {
+pub enum Pooling {
     /// Their mean.
     Mean,
     /// The first of them, that of the token `[CLS]`.

@@ -5,6 +5,9 @@
 //! `sentence_bert_config.json` and `tokenizer_config.json` the length,
 //! `config_sentence_transformers.json` the prefixes.
 //!
+//! What such a folder says beside the encoder's own sizes is [`SentenceSettings`], for models that
+//! another library computes.
+//!
 //! Invariant: a description is one that this build can compute; whatever else a file asks for is an
 //! error that names what is supported, and no size in it is taken before it was bounded.
 
@@ -42,6 +45,40 @@ pub(crate) struct Description {
     pub(crate) is_lower_case: bool,
     /// Whether the prefix's tokens are part of what is pooled.
     pub(crate) pools_prefix: bool,
+}
+
+/// What a folder's small files say of a sentence encoder, whatever architecture it is. Each of them may
+/// be missing.
+#[derive(Clone, Debug)]
+pub struct SentenceSettings {
+    /// How token vectors become one; `None` where no file says, or what is not supported about it.
+    /// Whether that matters depends on what the model gives.
+    pub pooling: Result<Option<Pooling>, ComponentError>,
+    /// Whether the prefix's tokens are part of what is pooled.
+    pub pools_prefix: bool,
+    /// Tokens of a text that the model looks at, special ones included; `None` where no file says.
+    pub tokens_max: Option<usize>,
+    /// Whether texts are lower-cased; the tokenizer must do it.
+    pub is_lower_case: bool,
+    /// What stands before a query.
+    pub query_prefix: String,
+    /// What stands before a passage.
+    pub passage_prefix: String,
+    /// The position of a text's first token.
+    pub first_position: usize,
+    /// The id that fills a row of a batch, as `config.json` has it.
+    pub pad_token_id: Option<u32>,
+}
+
+/// `config.json`, what is asked of any architecture.
+#[derive(Default, Deserialize)]
+struct AnyConfig {
+    #[serde(default)]
+    model_type: String,
+    #[serde(default)]
+    max_position_embeddings: Option<usize>,
+    #[serde(default)]
+    pad_token_id: Option<u32>,
 }
 
 /// Contents of a model's small files; `None` for one that is not there.
@@ -139,19 +176,7 @@ impl Description {
         if self.pools_prefix || self.shape.pooling == Pooling::First {
             return Ok(());
         }
-        for (field, prefix) in [
-            ("query_prefix", &self.query_prefix),
-            ("passage_prefix", &self.passage_prefix),
-        ] {
-            if !prefix.is_empty() {
-                return Err(ComponentError::new(
-                    field,
-                    "a mean without the prefix's tokens is not supported (1_Pooling/config.json: include_prompt)",
-                    format!("use a model that pools all tokens, or `{field}: \"\"`"),
-                ));
-            }
-        }
-        Ok(())
+        check_no_prefixes(&self.query_prefix, &self.passage_prefix)
     }
 
     /// Everything that a passage's vector depends on beside the weights and the vocabulary, for the
@@ -209,6 +234,98 @@ fn passage_prompts(shape: EncoderShape) -> &'static [&'static str] {
         true => &["document", "passage", "corpus"],
         false => &["document", "passage", "corpus", "search_document"],
     }
+}
+
+impl AnyConfig {
+    /// RoBERTa and what came of it count positions from behind the one that padding has.
+    fn first_position(&self) -> usize {
+        let of_roberta = ["roberta", "camembert", "mpnet", "longformer", "xmod"];
+        match of_roberta.iter().any(|it| self.model_type.contains(it)) {
+            true => self.pad_token_id.unwrap_or(1) as usize + 1,
+            false => 0,
+        }
+    }
+}
+
+impl SentenceSettings {
+    /// Reads the small files of a folder.
+    ///
+    /// # Errors
+    /// When one is damaged.
+    pub(crate) fn read(files: &SmallFiles) -> Result<Self, ComponentError> {
+        let config: AnyConfig = optional("config.json", files.config.as_deref())?;
+        let prompts: SentenceTransformersConfig = optional(
+            "config_sentence_transformers.json",
+            files.sentence_transformers.as_deref(),
+        )?;
+        let lengths: SentenceBertConfig =
+            optional("sentence_bert_config.json", files.sentence_bert.as_deref())?;
+        let tokenizer: TokenizerConfig =
+            optional("tokenizer_config.json", files.tokenizer_config.as_deref())?;
+        // Numbers beyond any model's length stand for "no limit".
+        let of_tokenizer = tokenizer.model_max_length.map(|tokens| tokens as usize);
+        let of_tokenizer = of_tokenizer.filter(|tokens| *tokens <= POSITIONS_MAX);
+        let first_position = config.first_position();
+        let positions = config.max_position_embeddings;
+        let positions = positions.map(|positions| positions.saturating_sub(first_position));
+        let shorter = |a: Option<usize>, b: Option<usize>| a.into_iter().chain(b).min();
+        let (pooling, pools_prefix) = match optional_pooling(files, &prompts) {
+            Ok(Some((pooling, pools_prefix))) => (Ok(Some(pooling)), pools_prefix),
+            Ok(None) => (Ok(None), true),
+            Err(error) => (Err(error), true),
+        };
+        Ok(Self {
+            pooling,
+            pools_prefix,
+            tokens_max: lengths.max_seq_length.or(shorter(of_tokenizer, positions)),
+            is_lower_case: lengths.do_lower_case,
+            query_prefix: prompts.prefix(&["query"]),
+            passage_prefix: prompts.prefix(&["document", "passage", "corpus"]),
+            first_position,
+            pad_token_id: config.pad_token_id,
+        })
+    }
+
+    /// Whether the prefixes are such as a pooling can have; the configuration's are among them.
+    ///
+    /// # Errors
+    /// When a mean is to be made without a prefix's tokens.
+    pub fn check_prefixes(&self, pooling: Pooling) -> Result<(), ComponentError> {
+        if self.pools_prefix || pooling == Pooling::First {
+            return Ok(());
+        }
+        check_no_prefixes(&self.query_prefix, &self.passage_prefix)
+    }
+}
+
+/// Pooling as the files have it, where they say anything of it.
+fn optional_pooling(
+    files: &SmallFiles,
+    prompts: &SentenceTransformersConfig,
+) -> Result<Option<(Pooling, bool)>, ComponentError> {
+    if files.modules.is_some() {
+        check_modules(files, prompts)?;
+    } else if files.pooling.is_none() {
+        return Ok(None);
+    }
+    pooling(files).map(Some)
+}
+
+/// The error of a mean that leaves out the prefix's tokens, where there are prefixes.
+fn check_no_prefixes(query_prefix: &str, passage_prefix: &str) -> Result<(), ComponentError> {
+    for (field, prefix) in [
+        ("query_prefix", query_prefix),
+        ("passage_prefix", passage_prefix),
+    ] {
+        if !prefix.is_empty() {
+            return Err(ComponentError::new(
+                field,
+                "a mean without the prefix's tokens is not supported (1_Pooling/config.json: include_prompt)",
+                format!("use a model that pools all tokens, or `{field}: \"\"`"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 impl SentenceTransformersConfig {

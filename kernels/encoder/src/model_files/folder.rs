@@ -5,7 +5,7 @@
 //!
 //! Invariant: what is read is bounded before it is read, and the digests are of exactly those bytes.
 
-use super::description::{Description, SmallFiles};
+use super::description::{Description, SentenceSettings, SmallFiles};
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -57,8 +57,20 @@ impl ModelFolder {
 /// # Errors
 /// As for [`ModelFolder::read`].
 pub(crate) fn read_description(folder: &Path) -> Result<Description, ComponentError> {
+    Description::read(&small_files(folder)?)
+}
+
+/// Reads what the small files say of a sentence encoder of any architecture.
+///
+/// # Errors
+/// When one is damaged or too large.
+pub fn read_sentence_settings(folder: &Path) -> Result<SentenceSettings, ComponentError> {
+    SentenceSettings::read(&small_files(folder)?)
+}
+
+fn small_files(folder: &Path) -> Result<SmallFiles, ComponentError> {
     let read = |name| read_bounded(folder, name, SMALL_BYTES_MAX);
-    Description::read(&SmallFiles {
+    Ok(SmallFiles {
         config: read("config.json")?,
         modules: read("modules.json")?,
         pooling: read("1_Pooling/config.json")?,
@@ -89,7 +101,7 @@ pub(crate) fn look(folder: &Path) -> Result<(), ComponentError> {
 }
 
 /// The first 16 hex digits of the SHA-256: enough to tell files apart, short enough to read.
-pub(crate) fn short_digest(contents: &[u8]) -> String {
+pub fn short_digest(contents: &[u8]) -> String {
     let digest = Sha256::digest(contents);
     digest
         .iter()

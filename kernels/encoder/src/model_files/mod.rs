@@ -18,7 +18,9 @@ mod progress;
 mod python_package;
 
 pub(crate) use description::Description;
-pub(crate) use folder::{ModelFolder, look, read_description, short_digest};
+pub use description::SentenceSettings;
+pub(crate) use folder::{ModelFolder, look, read_description};
+pub use folder::{read_sentence_settings, short_digest};
 pub use known::{ALL_MINILM_L6_V2, KnownFile, KnownModel, PythonPackage};
 
 use std::path::{Path, PathBuf};
