@@ -12,6 +12,7 @@ use random_models::{OTHERS, small_folder, small_other_folder};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::{LazyLock, Mutex, PoisonError};
+use vectide_encoder::Tokenizer;
 use vectide_encoder::bert::BertConfig;
 use vectide_model::{EmbedderConfig, Lane, OpenContext};
 
@@ -269,4 +270,29 @@ proptest! {
         }
         open_with(model, &[(name, &contents)]);
     }
+
+    /// SentencePiece's map of characters, which the library follows without looking at its bounds.
+    #[test]
+    fn a_changed_map_of_characters_never_panics(
+        edits in proptest::collection::vec((any::<prop::sample::Index>(), 0..64_usize), 1..9),
+    ) {
+        const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let mut json: Value = serde_json::from_slice(whole(1, "tokenizer.json")).unwrap();
+        let map = &mut json["normalizer"]["normalizers"][0]["precompiled_charsmap"];
+        let mut digits = map.as_str().unwrap().as_bytes().to_vec();
+        for (place, digit) in edits {
+            let place = place.index(digits.len());
+            digits[place] = DIGITS[digit];
+        }
+        *map = String::from_utf8(digits).unwrap().into();
+        if let Ok(tokenizer) = Tokenizer::from_json(json.to_string().as_bytes(), usize::MAX) {
+            prop_assert!(tokenizer.encode(&EVERYTHING).len() > 2);
+        }
+    }
 }
+
+/// Characters of all lengths.
+static EVERYTHING: LazyLock<String> = LazyLock::new(|| {
+    let characters = ('\u{0}'..'\u{3400}').chain('\u{fe00}'..='\u{ffff}');
+    characters.chain('\u{1f300}'..'\u{1f900}').collect()
+});
