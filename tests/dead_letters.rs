@@ -331,7 +331,7 @@ impl Embedder for Choking {
     fn embed(&self, lane: Lane, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError> {
         self.calls.fetch_add(1, Ordering::Relaxed);
         if texts.iter().any(|text| text.contains("poison")) {
-            return Err(EmbedError("the model choked".into()));
+            return Err(EmbedError::Texts("the model choked".into()));
         }
         self.inner.embed(lane, texts)
     }

@@ -72,7 +72,7 @@ fn a_model_refuses_options_that_it_does_not_have() {
         (status, complaints)
     };
     for (embed, told) in [
-        ("{model: hashing, path: x}", "allowed: dimensions | device"),
+        ("{model: hashing, path: x}", "allowed: device | dimensions"),
         (
             "{model: hashing, max_tokens: 9}",
             "unknown key `max_tokens`",

@@ -37,10 +37,6 @@ pub(crate) fn unreadable(error: StoreError) -> QueryError {
     QueryError::Internal(error.to_string())
 }
 
-fn not_embedded(error: EmbedError) -> QueryError {
-    QueryError::Internal(error.to_string())
-}
-
 fn still_opening() -> QueryError {
     QueryError::Unavailable("the state is still being opened".into())
 }
@@ -182,6 +178,14 @@ fn query_vectors(
         (QueryInput::Text(_), _) => embedded.next().ok_or_else(missing),
     };
     queries.iter().map(vector).collect()
+}
+
+/// Why texts have no vectors, as whoever asks is told.
+fn not_embedded(error: EmbedError) -> QueryError {
+    match error {
+        EmbedError::Texts(why) => QueryError::Internal(why),
+        EmbedError::Unavailable(why) => QueryError::Unavailable(why),
+    }
 }
 
 /// Refuses what the index does not keep of its rows.

@@ -279,7 +279,7 @@ impl WaitingRoom {
                     .or_insert_with(|| (capability, Vec::new(), 0, Duration::ZERO));
                 match &vector {
                     Ok(vector) => entry.1.extend(self.put(&item, vector.clone())),
-                    Err(error) => entry.1.extend(self.refuse(&item, &error.0)),
+                    Err(error) => entry.1.extend(self.refuse(&item, &error.to_string())),
                 }
                 if first && let Ok(vector) = &vector {
                     first = false;

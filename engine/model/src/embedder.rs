@@ -74,10 +74,17 @@ pub enum Lane {
     Bulk,
 }
 
-/// Why a batch could not be embedded.
+/// Why a batch could not be embedded, which says what to do with its texts.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct EmbedError(pub String);
+pub enum EmbedError {
+    /// No vector can be made of some of these texts, however often it is tried: fewer at a time find out
+    /// of which.
+    #[error("{0}")]
+    Texts(String),
+    /// What embeds can't be had now, which says nothing about the texts: the same call may succeed later.
+    #[error("{0}")]
+    Unavailable(String),
+}
 
 /// What one call of an embedder in [`Lane::Bulk`] should hold: enough to be worth it, and no more than it
 /// computes in one piece.
@@ -111,6 +118,9 @@ impl Default for BatchLimits {
 /// - the same text gives the same vector in any batch of a lane, to 1e-5 a component, on one device; what
 ///   an accelerator that failed leaves to the processor keeps the fingerprint's cosine of 0.9999;
 /// - texts beyond `tokens_max` are cut, never an error; empty texts are allowed.
+///
+/// And one that nobody can check but its author: only what is about the texts is [`EmbedError::Texts`], for
+/// whoever asks makes dead letters of those.
 ///
 /// Calls block and may come from many threads at once. A bulk call works in pieces small enough that
 /// a query beside it is not held up by more than one of them.

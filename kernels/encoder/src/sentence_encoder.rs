@@ -283,7 +283,7 @@ impl Embedder for SentenceEncoder {
         let vectors = self.encode(lane, prefix, &distinct);
         if vectors.iter().flatten().any(|value| !value.is_finite()) {
             let fact = format!("{} gives a vector that is not finite", self.identity.name);
-            return Err(EmbedError(fact));
+            return Err(EmbedError::Texts(fact));
         }
         if vectors.len() == texts.len() {
             return Ok(vectors);

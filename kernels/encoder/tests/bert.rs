@@ -359,7 +359,10 @@ fn scores_beyond_the_largest_float_are_an_error() {
     for backend in Backend::available() {
         let model = open_on(&config(&folder), backend);
         let error = model.embed(Lane::Bulk, &["some water"]).unwrap_err();
-        assert!(error.0.contains("not finite"), "{backend:?}: {error}");
+        assert!(
+            error.to_string().contains("not finite"),
+            "{backend:?}: {error}"
+        );
     }
 }
 

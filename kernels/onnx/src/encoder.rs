@@ -267,7 +267,7 @@ impl OnnxEncoder {
             Lane::Bulk => &self.passage_prefix,
             Lane::Query => &self.query_prefix,
         };
-        let fault = |detail: String| EmbedError(format!("{}: {detail}", self.identity.name));
+        let fault = |detail: String| EmbedError::Texts(format!("{}: {detail}", self.identity.name));
         let tokens = texts.iter().map(|text| match prefix.as_str() {
             "" => self.texts.encode(text),
             prefix => self.texts.encode(&[prefix, text].concat()),

@@ -154,7 +154,7 @@ impl Lanes {
         }
         let (made, asked) = (vectors.len(), texts.len());
         let fact = format!("the embedder returned {made} vectors for {asked} texts");
-        Err(EmbedError(fact))
+        Err(EmbedError::Texts(fact))
     }
 }
 

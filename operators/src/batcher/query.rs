@@ -115,7 +115,9 @@ impl QueryLane {
                 }
                 Stage::Waiting if caller.has_left() && self.leave(request) => {
                     lanes.observer.abandoned();
-                    return Err(EmbedError("the caller left before its turn".into()));
+                    return Err(EmbedError::Unavailable(
+                        "the caller left before its turn".into(),
+                    ));
                 }
                 Stage::Waiting => {}
             }
@@ -153,14 +155,22 @@ impl Turn<'_> {
         let all: Vec<&Arc<Request>> = std::iter::once(own).chain(&self.others).collect();
         let texts: Vec<&str> = all.iter().flat_map(|it| it.texts()).collect();
         let tokens = all.iter().map(|it| it.tokens).sum();
-        let Ok(vectors) = call(lanes, &texts, (tokens, waited)) else {
-            // One of the texts is at fault, and fails no other's.
-            for other in std::mem::take(&mut self.others) {
-                other.finish(call(lanes, &other.texts(), (other.tokens, waited)));
+        let mut vectors = match call(lanes, &texts, (tokens, waited)) {
+            Ok(vectors) => vectors.into_iter(),
+            Err(away @ EmbedError::Unavailable(_)) => {
+                for other in std::mem::take(&mut self.others) {
+                    other.finish(Err(away.clone()));
+                }
+                return Err(away);
             }
-            return call(lanes, &own.texts(), (own.tokens, waited));
+            // One of the texts is at fault, and fails no other's.
+            Err(EmbedError::Texts(_)) => {
+                for other in std::mem::take(&mut self.others) {
+                    other.finish(call(lanes, &other.texts(), (other.tokens, waited)));
+                }
+                return call(lanes, &own.texts(), (own.tokens, waited));
+            }
         };
-        let mut vectors = vectors.into_iter();
         let first = vectors.by_ref().take(own.texts.len()).collect();
         let others = std::mem::take(&mut self.others);
         // The next may begin before the results are given out.
@@ -186,7 +196,7 @@ impl Drop for Turn<'_> {
         // Only a panic leaves some.
         for other in self.others.drain(..) {
             let fact = "the embedder panicked on a query that was computed with this one";
-            other.finish(Err(EmbedError(fact.into())));
+            other.finish(Err(EmbedError::Texts(fact.into())));
         }
     }
 }

@@ -47,7 +47,7 @@ impl Embedder for Held {
         self.may_go.recv_timeout(SOON).unwrap();
         assert!(!texts.contains(&PANICS), "on purpose");
         if texts.contains(&BAD) {
-            return Err(EmbedError("on purpose".into()));
+            return Err(EmbedError::Texts("on purpose".into()));
         }
         Ok(texts.iter().map(|text| vec![text.len() as f32]).collect())
     }
