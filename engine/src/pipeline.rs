@@ -32,7 +32,7 @@ use std::sync::{Arc, Once};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use vectide_model::{Embedder, Epoch, QueryService, ReadMode, SourceError, StopSignal, StoreError};
-use vectide_operators::{Batcher, BatcherHandle, CommittedState, Feed};
+use vectide_operators::{Batcher, BatcherHandle, CommittedState, Feed, Outage};
 
 /// How often histograms are folded when nobody scrapes the metrics.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
@@ -172,7 +172,10 @@ pub(crate) fn spawn<T: Send + 'static>(
 }
 
 /// One batcher for each model, shared by the indexes that use it; and the handle of each index.
-fn start_batchers(indexes: &[PlannedIndex]) -> io::Result<(Vec<Batcher>, Vec<BatcherHandle>)> {
+fn start_batchers(
+    indexes: &[PlannedIndex],
+    outage: &Outage,
+) -> io::Result<(Vec<Batcher>, Vec<BatcherHandle>)> {
     let mut batchers: Vec<Batcher> = Vec::new();
     let mut known: Vec<&Arc<dyn Embedder>> = Vec::new();
     let mut batcher_of: Vec<usize> = Vec::new();
@@ -183,7 +186,8 @@ fn start_batchers(indexes: &[PlannedIndex]) -> io::Result<(Vec<Batcher>, Vec<Bat
             None => {
                 batcher_of.push(batchers.len());
                 let observer = telemetry::Batches::of(&index.embedder.identity().name);
-                batchers.push(Batcher::start(&index.embedder, Box::new(observer))?);
+                let batcher = Batcher::start(&index.embedder, outage, Box::new(observer))?;
+                batchers.push(batcher);
                 known.push(&index.embedder);
             }
         }
@@ -207,15 +211,15 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::start`], and when a source that is to be read anew is not there.
     pub fn start_with(mut plan: Plan, options: StartOptions) -> Result<Self, PipelineError> {
+        let (stop, started) = (StopSignal::new(), Instant::now());
         abort_on_engine_panic();
         telemetry::install();
-        let started = Instant::now();
         let derivation = plan.derivation();
         let state = open_state(plan.names(), &derivation, &options.resnapshot)?;
-        let (stop, caught_up_at) = (StopSignal::new(), Arc::new(AtomicU64::new(Epoch::MAX)));
-        let publisher = Arc::new(Publisher::new(plan.history));
+        let caught_up_at = Arc::new(AtomicU64::new(Epoch::MAX));
+        let (outage, publisher) = (Outage::new(&stop), Arc::new(Publisher::new(plan.history)));
         let (steering, watch) = start_recall(&state, &plan.indexes, &stop)?;
-        let (batchers, handles) = start_batchers(&plan.indexes)?;
+        let (batchers, handles) = start_batchers(&plan.indexes, &outage)?;
 
         let (epoch_sender, epochs) = unbounded();
         let (wake, woken) = bounded(1);
@@ -244,7 +248,7 @@ impl Pipeline {
             steering: steering.clone(),
         };
         let commit = start_commit(&state, commit_ports, &stop)?;
-        let workers = start_workers(parts, plan.workers)?;
+        let workers = start_workers(parts, plan.workers, outage)?;
 
         let service = Service::new(
             publisher.clone(),
@@ -436,16 +440,28 @@ fn start_commit(
     })
 }
 
+/// Starts the workers. Where texts are left without vectors because the pipeline ends during an outage of
+/// the embedder, a worker ends with the epochs that wait for them: they are not committed, and are read
+/// again at the next start.
 fn start_workers(
     parts: Parts,
     workers: usize,
+    outage: Outage,
 ) -> Result<timely::communication::WorkerGuards<()>, PipelineError> {
     let parts = Arc::new(parts);
     timely::execute(timely::Config::process(workers), move |worker| {
         let index = worker.index();
         worker.dataflow(|scope| dataflow::build(scope, &parts, index, workers));
-        while worker.has_dataflows() {
+        while worker.has_dataflows() && !outage.is_given_up() {
             worker.step_or_park(Some(Duration::from_millis(100)));
+        }
+        if worker.has_dataflows() && index == 0 {
+            tracing::warn!(
+                "an embedder is away: what was under way is given up, and is read again at the next start"
+            );
+        }
+        for dataflow in worker.installed_dataflows() {
+            worker.drop_dataflow(dataflow);
         }
     })
     .map_err(PipelineError::Dataflow)

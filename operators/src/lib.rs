@@ -20,7 +20,7 @@ mod upsert;
 
 pub mod chunk;
 
-pub use batcher::{BatchObserver, BatchReport, Batcher, BatcherHandle};
+pub use batcher::{BatchObserver, BatchReport, Batcher, BatcherHandle, Outage};
 pub use chunks::{ChunkItem, ChunkResult, TextSlice, changed_chunks, chunk_documents};
 pub use collect::{WorkerProgress, collect};
 pub use committed::{Committed, CommittedState, HeldDocument};

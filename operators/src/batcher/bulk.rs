@@ -8,7 +8,7 @@
 //! A batch that fails is halved until the texts that can't be embedded stand alone, and those are answered
 //! with the error.
 //!
-//! Invariant: every ticket is answered once, and a content is in the queue or computed at most once at a
+//! Invariant: every ticket is answered once or given up with the pipeline, and a content is in the queue or computed at most once at a
 //! time. The queue has no limit of its own, since a worker must never block on it while it holds other
 //! work: the epochs in flight bound it, and none is begun while it is long.
 
@@ -142,8 +142,10 @@ impl BulkLane {
         let size = size_of(&batch);
         let texts: Vec<&str> = batch.iter().map(|it| it.text.as_str()).collect();
         let start = Instant::now();
-        let outcome = lanes.call(Lane::Bulk, &texts);
-        let took = start.elapsed();
+        let call = || lanes.call(Lane::Bulk, &texts);
+        let Some((outcome, took)) = lanes.outage.wait_out(call) else {
+            return;
+        };
         let oldest = batch.iter().map(|it| it.since).min().unwrap_or(start);
         lanes.observer.batch(&BatchReport {
             lane: Lane::Bulk,

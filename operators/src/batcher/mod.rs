@@ -6,22 +6,26 @@
 //! the embedder is free for them, else together with the others that wait. Neither lane waits for the
 //! other: how a device gives queries the right of way is the embedder's matter.
 //!
-//! Invariant: every text is answered exactly once, a text that several ask for at once is computed once,
+//! Invariant: every text is answered exactly once, but for those that are given up when the pipeline ends
+//! while its embedder is away ([`outage`]); a text that several ask for at once is computed once,
 //! and one that can't be embedded fails no other.
 
 mod bulk;
+mod outage;
 mod query;
 mod report;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use bulk::{Reply, ReplyTo, Ticket};
+pub use outage::Outage;
 pub use report::{BatchObserver, BatchReport};
 
 use bulk::BulkLane;
 use query::QueryLane;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use vectide_model::{Caller, EmbedError, Embedder, Embedding, Lane, TokenCounter, quantize};
 
 /// Tokens that may wait for an embedder or be computed before no more epochs are begun: a second of a fast
@@ -31,6 +35,10 @@ const WAITING_TOKENS_MAX: usize = 1 << 20;
 /// Bytes of a text that are looked at to know its tokens, for each token that the model takes: hardly any
 /// word piece is longer, and a text beyond is cut anyway.
 const BYTES_PER_TOKEN_MAX: usize = 32;
+
+/// How long the end waits for calls: one to a service that hangs ends by its own time limit, and whatever
+/// it brings is wanted by nobody any more.
+const END_PATIENCE: Duration = Duration::from_secs(2);
 
 /// An embedder with its two lanes, and the threads of one of them. Dropping it ends them after the call they
 /// are in.
@@ -43,6 +51,7 @@ struct Lanes {
     embedder: Arc<dyn Embedder>,
     counter: Arc<dyn TokenCounter>,
     observer: Box<dyn BatchObserver>,
+    outage: Outage,
     bulk: BulkLane,
     query: QueryLane,
 }
@@ -54,12 +63,14 @@ impl Batcher {
     /// When a thread can't be started.
     pub fn start(
         embedder: &Arc<dyn Embedder>,
+        outage: &Outage,
         observer: Box<dyn BatchObserver>,
     ) -> std::io::Result<Self> {
         let calls = embedder.bulk_threads().max(1);
         let lanes = Arc::new(Lanes {
             counter: embedder.token_counter(),
             observer,
+            outage: outage.clone(),
             bulk: BulkLane::new(embedder.batch_limits(), calls),
             query: QueryLane::new(calls),
             embedder: embedder.clone(),
@@ -84,7 +95,15 @@ impl Batcher {
 impl Drop for Batcher {
     fn drop(&mut self) {
         self.lanes.bulk.close();
+        self.lanes.outage.give_up();
+        let end = Instant::now() + END_PATIENCE;
         for thread in self.threads.drain(..) {
+            while !thread.is_finished() && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if !thread.is_finished() {
+                continue;
+            }
             // A panicking embedder thread has already ended the process by the panic hook.
             let _ = thread.join();
         }
@@ -159,7 +178,7 @@ impl Lanes {
 }
 
 /// A text's share of a call's time, by its tokens.
-fn share(took: std::time::Duration, tokens: usize, of: usize) -> std::time::Duration {
+fn share(took: Duration, tokens: usize, of: usize) -> Duration {
     took.mul_f64(tokens as f64 / of.max(1) as f64)
 }
 

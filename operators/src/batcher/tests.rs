@@ -1,7 +1,7 @@
 //! The batcher with threads, against an embedder that a test holds back, counts and lets fail.
 
 use super::bulk::{Reply, ReplyTo, Ticket};
-use super::{BatchObserver, BatchReport, Batcher};
+use super::{BatchObserver, BatchReport, Batcher, Outage};
 use crate::chunks::TextSlice;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use std::collections::BTreeMap;
@@ -118,7 +118,8 @@ impl Bench {
         });
         let counts = Arc::new(Counts::default());
         let shared: Arc<dyn Embedder> = embedder.clone();
-        let batcher = Batcher::start(&shared, Box::new(counts.clone())).unwrap();
+        let batcher =
+            Batcher::start(&shared, &Outage::default(), Box::new(counts.clone())).unwrap();
         let wake = Arc::new(|| ());
         Self {
             embedder,
