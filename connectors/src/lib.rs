@@ -1,5 +1,5 @@
-//! The outside world as positioned changes: line logs, directories, Kafka, PostgreSQL; and the places
-//! where dead letters are written.
+//! The outside world as positioned changes: line logs, directories, Kafka, PostgreSQL; the places where
+//! dead letters are written; and services that embed.
 //!
 //! Every source implements the contract in `vectide-model` and keeps its configuration beside
 //! itself. Transport (how bytes arrive and where they stand) and envelope (what the bytes say) are
@@ -10,6 +10,7 @@
 
 mod batch;
 pub mod dead_letters;
+mod embedding_service;
 pub mod envelope;
 pub mod files;
 pub mod jsonl;
@@ -21,6 +22,7 @@ pub mod registry;
 pub mod testing;
 
 pub use dead_letters::{DirectoryConfig, TopicConfig};
+pub use embedding_service::OpenAiConfig;
 pub use files::FilesConfig;
 pub use jsonl::JsonlConfig;
 pub use kafka::KafkaConfig;

@@ -69,7 +69,9 @@ impl RegistryClient {
             .max_redirects(3)
             .user_agent(concat!("vectide/", env!("CARGO_PKG_VERSION")));
         if let Some(path) = &config.ca {
-            let tls = TlsConfig::builder().root_certs(trusted(path)?).build();
+            let tls = TlsConfig::builder()
+                .root_certs(trusted(path, "format.registry.ca")?)
+                .build();
             builder = builder.tls_config(tls);
         }
         let authorization = match (&config.username, &config.password, &config.token) {
@@ -201,10 +203,14 @@ fn percent_encoded(text: &str) -> String {
     out
 }
 
-fn trusted(path: &std::path::Path) -> Result<RootCerts, ComponentError> {
+/// The certificates of a PEM file, which `field` of the configuration names.
+///
+/// # Errors
+/// When there are none in it.
+pub(crate) fn trusted(path: &std::path::Path, field: &str) -> Result<RootCerts, ComponentError> {
     let refused = |why: String| {
         ComponentError::new(
-            "format.registry.ca",
+            field,
             format!("{}: {why}", path.display()),
             "name a PEM file of certificates",
         )

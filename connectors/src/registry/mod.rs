@@ -9,7 +9,7 @@ mod config;
 
 pub use config::RegistryConfig;
 
-pub(crate) use client::RegistryClient;
+pub(crate) use client::{RegistryClient, trusted};
 
 use std::fmt;
 

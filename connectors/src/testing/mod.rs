@@ -1,6 +1,8 @@
 //! What tests of sources need: a sink that keeps what it was given, held rows from a map, and a
-//! throw-away Kafka broker, a throw-away PostgreSQL server, and a small state that keeps upsert's rule.
+//! throw-away Kafka broker, a throw-away PostgreSQL server, a service that embeds and fails as it is told
+//! to, and a small state that keeps upsert's rule.
 
+mod embedding_service;
 mod kafka_broker;
 mod model_state;
 mod ports;
@@ -9,6 +11,7 @@ mod recording_sink;
 mod services;
 mod tls_proxy;
 
+pub use embedding_service::{Asked, EmbeddingService, Reply};
 pub use kafka_broker::{KafkaBroker, KafkaRecord};
 pub use model_state::{ModelRun, ModelState};
 pub use ports::free_ports;

@@ -23,6 +23,9 @@ pub struct EmbedArguments {
     /// Dimensions of the vectors, where the model lets one choose.
     #[arg(long)]
     dimensions: Option<usize>,
+    /// Any other option of the model, as a configuration has it: --option max_tokens=128.
+    #[arg(long = "option", value_name = "NAME=VALUE", value_parser = option)]
+    options: Vec<(String, Value)>,
     /// The texts are queries, not passages: some models put another prefix before them.
     #[arg(long)]
     queries: bool,
@@ -32,6 +35,14 @@ pub struct EmbedArguments {
     /// The file of vectors: `.npy`, 32-bit floats, a row for each line.
     #[arg(long)]
     output: PathBuf,
+}
+
+/// A name and what stands behind it: a number, a truth value or else a text.
+fn option(text: &str) -> Result<(String, Value), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    let read = serde_json::from_str(value).ok();
+    let read = read.filter(|value: &Value| value.is_number() || value.is_boolean());
+    Ok((name.to_owned(), read.unwrap_or_else(|| value.into())))
 }
 
 impl EmbedArguments {
@@ -46,7 +57,8 @@ impl EmbedArguments {
         // What was not said is not there: models that have no such option refuse it.
         let options = options
             .into_iter()
-            .filter_map(|(name, value)| Some((name.to_owned(), value?)));
+            .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+            .chain(self.options);
         Job {
             model: self.model,
             options: Value::Object(options.collect::<Map<_, _>>()),

@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 use vectide_connectors::{
-    DirectoryConfig, FilesConfig, JsonlConfig, KafkaConfig, PostgresConfig, TopicConfig,
+    DirectoryConfig, FilesConfig, JsonlConfig, KafkaConfig, OpenAiConfig, PostgresConfig,
+    TopicConfig,
 };
 use vectide_cuda::cuda::Gpus;
 use vectide_encoder::bert::BertConfig;
@@ -34,6 +35,7 @@ pub fn registry() -> Registry {
             EmbedderType::of::<BertConfig>(),
             EmbedderType::of::<OnnxConfig>(),
             EmbedderType::of::<HashingConfig>(),
+            EmbedderType::of::<OpenAiConfig>(),
         ],
         accelerator: Arc::new(Gpus),
         dead_letter_sinks: vec![

@@ -1,0 +1,328 @@
+//! `model: openai` against a service on loopback: the embedder's contract, every way in which a service
+//! fails, and what is never sent or told.
+
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use vectide_connectors::OpenAiConfig;
+use vectide_connectors::testing::{EmbeddingService, Reply};
+use vectide_model::{
+    ComponentError, EmbedError, Embedder, EmbedderConfig, Lane, OpenContext, embedder_contract,
+    stable_hash,
+};
+
+const DIMENSION: usize = 16;
+const KEY: &str = "sk-geheim-0123456789";
+
+/// A vector of a text that is not of length 1, and is no other text's.
+fn vector(text: &str) -> Vec<f32> {
+    let of = |at: usize| stable_hash(format!("{at} {text}").as_bytes()) % 1000;
+    (0..DIMENSION).map(|at| of(at) as f32 - 499.5).collect()
+}
+
+fn unit(text: &str) -> Vec<f32> {
+    let vector = vector(text);
+    let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+    vector.iter().map(|x| x / norm).collect()
+}
+
+fn service() -> EmbeddingService {
+    EmbeddingService::start(vector).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn config(service: &EmbeddingService, more: Value) -> OpenAiConfig {
+    let mut all =
+        json!({"url": service.url(), "name": "some-model", "api_key": KEY, "timeout": "400ms"});
+    for (name, value) in more.as_object().into_iter().flatten() {
+        all[name] = value.clone();
+    }
+    serde_json::from_value(all).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn context() -> OpenContext {
+    OpenContext {
+        config_dir: ".".into(),
+    }
+}
+
+fn open(service: &EmbeddingService, more: Value) -> Result<Arc<dyn Embedder>, ComponentError> {
+    let config = config(service, more);
+    assert_eq!(config.check(), vec![]);
+    config.open(&context())
+}
+
+fn opened(service: &EmbeddingService, more: Value) -> Arc<dyn Embedder> {
+    open(service, more).unwrap_or_else(|error| panic!("{error:?}"))
+}
+
+fn assert_near(made: &[Vec<f32>], texts: &[&str]) {
+    assert_eq!(made.len(), texts.len());
+    for (made, text) in made.iter().zip(texts) {
+        let cosine: f32 = made.iter().zip(unit(text)).map(|(x, y)| x * y).sum();
+        assert!((cosine - 1.0).abs() < 1e-5, "{text}: {cosine}");
+    }
+}
+
+#[test]
+fn it_keeps_the_contract() {
+    let service = service();
+    for more in [
+        json!({}),
+        json!({"query_prefix": "query: ", "passage_prefix": "passage: ", "batch_texts": 2}),
+        json!({"batch_bytes": "20B"}),
+    ] {
+        let embedder = opened(&service, more);
+        assert_eq!(embedder.identity().dimension, DIMENSION);
+        assert_eq!(embedder.identity().name, "some-model");
+        embedder_contract(&*embedder);
+    }
+}
+
+#[test]
+fn requests_say_what_the_interface_asks_for() {
+    let service = service();
+    let more = json!({
+        "dimensions": DIMENSION, "max_tokens": 16, "batch_texts": 2, "passage_prefix": "p: ", "query_prefix": "q: "
+    });
+    let embedder = opened(&service, more);
+    let before = service.asked().len();
+    let long = "word ".repeat(100);
+    let made = embedder.embed(Lane::Bulk, &["a", " ", "b", &long]).unwrap();
+    assert!(
+        made[1].iter().all(|x| *x == 0.0),
+        "a blank text is not sent"
+    );
+    assert_near(&made[2..3], &["p: b"]);
+    embedder.embed(Lane::Query, &["a"]).unwrap();
+    let asked = &service.asked()[before..];
+    let texts: Vec<Vec<String>> = asked.iter().map(|it| it.texts()).collect();
+    assert_eq!(texts[0], ["p: a", "p: b"]);
+    assert!(
+        texts[1][0].starts_with("p: word word") && texts[1][0].len() < 60,
+        "{texts:?}"
+    );
+    assert_eq!(texts[2], ["q: a"]);
+    for asked in asked {
+        assert_eq!(asked.path, "/v1/embeddings");
+        assert_eq!(
+            asked.authorization.as_deref(),
+            Some(&*format!("Bearer {KEY}"))
+        );
+        assert_eq!(asked.body["model"], "some-model");
+        assert_eq!(asked.body["encoding_format"], "float");
+        assert_eq!(asked.body["dimensions"], DIMENSION);
+    }
+}
+
+/// The order of the answer is not that of the texts; and what passes is asked again.
+#[test]
+fn failures_that_pass_are_repeated() {
+    let service = service();
+    let embedder = opened(&service, json!({}));
+    let texts = ["one", "two", "three"];
+    let html = || "<html>busy</html>".to_owned();
+    let other = || json!({"data": [{"index": 0, "embedding": [1, 2]}]}).to_string();
+    for reply in [
+        Reply::Reversed,
+        Reply::Http(500, "", html()),
+        Reply::Http(503, "", html()),
+        Reply::Http(408, "", html()),
+        Reply::Http(429, "Retry-After: 0.3", html()),
+        Reply::Http(200, "", html()),
+        Reply::Http(200, "", other()),
+        Reply::Truncated,
+        Reply::Hang,
+        Reply::Close,
+    ] {
+        service.fail_next(1, reply.clone());
+        let start = Instant::now();
+        let made = embedder.embed(Lane::Bulk, &texts);
+        let made = made.unwrap_or_else(|error| panic!("{reply:?}: {error}"));
+        assert_near(&made, &texts);
+        if matches!(reply, Reply::Http(429, ..)) {
+            assert!(start.elapsed() >= Duration::from_millis(300));
+        }
+    }
+}
+
+/// What the service says of every text is no fault of texts.
+#[test]
+fn an_outage_is_no_fault_of_texts() {
+    let wrong = |vector: Value| json!({"data": [{"index": 0, "embedding": vector}]}).to_string();
+    for reply in [
+        Reply::Http(500, "", "down".into()),
+        Reply::Http(429, "Retry-After: 60", "slow".into()),
+        Reply::Http(401, "", format!("{{\"error\": \"no such key {KEY}\"}}")),
+        Reply::Http(403, "", String::new()),
+        Reply::Http(404, "", r#"{"error": {"message": "no such model"}}"#.into()),
+        Reply::Http(307, "Location: http://127.0.0.1:1/", String::new()),
+        Reply::Http(400, "", r#"{"error": "every text is refused"}"#.into()),
+        Reply::Http(200, "", wrong(json!([1, 2, 3]))),
+        Reply::Http(200, "", "x".repeat(1_000_000)),
+        Reply::Truncated,
+        Reply::Hang,
+        Reply::Close,
+    ] {
+        let service = service();
+        let embedder = opened(&service, json!({"retries": 1}));
+        let shown = format!("{reply:?}").chars().take(60).collect::<String>();
+        service.script(move |_| reply.clone());
+        let error = embedder.embed(Lane::Bulk, &["text"]).unwrap_err();
+        assert!(
+            matches!(error, EmbedError::Unavailable(_)),
+            "{shown}: {error:?}"
+        );
+        assert!(!error.to_string().contains(KEY), "{error}");
+        assert!(error.to_string().len() < 500);
+    }
+}
+
+/// A text that is refused while others are taken stands alone in the end: the caller halves.
+#[test]
+fn a_text_that_can_not_be_embedded_is_told_as_such() {
+    let service = service();
+    let embedder = opened(&service, json!({}));
+    let zeros = json!({"data": [{"index": 0, "embedding": vec![0.0; DIMENSION]}]}).to_string();
+    for (status, body) in [
+        (400, r#"{"error": {"message": "too long"}}"#.to_owned()),
+        (413, String::new()),
+        (422, "no".to_owned()),
+        (200, zeros.clone()),
+        (200, zeros.replacen("0.0", "NaN", 1)),
+        (200, zeros.replacen("0.0", "null", 1)),
+        (200, zeros.replacen("0.0", "1e999", 1)),
+    ] {
+        let told = body.clone();
+        service.script(
+            move |asked| match asked.texts().contains(&"poison".into()) {
+                true => Reply::Http(status, "", told.clone()),
+                false => Reply::Vectors,
+            },
+        );
+        let error = embedder.embed(Lane::Bulk, &["poison"]).unwrap_err();
+        assert!(
+            matches!(error, EmbedError::Texts(_)),
+            "{status} {body}: {error:?}"
+        );
+        assert!(embedder.embed(Lane::Bulk, &["healthy"]).is_ok());
+    }
+}
+
+#[test]
+fn while_the_service_is_away_nothing_is_sent_and_it_is_found_when_it_returns() {
+    let service = service();
+    let embedder = opened(&service, json!({"retries": 0}));
+    service.script(|_| Reply::Http(503, "", String::new()));
+    for _ in 0..5 {
+        embedder.embed(Lane::Bulk, &["text"]).unwrap_err();
+    }
+    let sent = service.asked().len();
+    for lane in [Lane::Bulk, Lane::Query, Lane::Bulk] {
+        let start = Instant::now();
+        let error = embedder.embed(lane, &["text"]).unwrap_err();
+        assert!(
+            error.to_string().contains("is away: it is asked again in"),
+            "{error}"
+        );
+        assert!(
+            start.elapsed() < Duration::from_millis(100),
+            "it fails fast"
+        );
+    }
+    assert_eq!(service.asked().len(), sent, "nothing is sent");
+    service.recover();
+    let start = Instant::now();
+    while embedder.embed(Lane::Bulk, &["text"]).is_err() {
+        assert!(start.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_near(&embedder.embed(Lane::Query, &["text"]).unwrap(), &["text"]);
+}
+
+/// A person waits for a query: it has a few seconds, however often requests may be repeated.
+#[test]
+fn a_query_ends_soon() {
+    let service = service();
+    let embedder = opened(&service, json!({"timeout": "60s", "retries": 10}));
+    service.script(|_| Reply::Hang);
+    let start = Instant::now();
+    embedder.embed(Lane::Query, &["text"]).unwrap_err();
+    assert!(
+        start.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[test]
+fn what_is_wrong_at_the_start_is_told_with_its_field() {
+    let service = service();
+    for (reply, dimensions, field) in [
+        (
+            Reply::Http(401, "", format!("bad key {KEY}")),
+            true,
+            Some("api_key"),
+        ),
+        (Reply::Http(403, "", String::new()), false, Some("api_key")),
+        (Reply::Http(404, "", String::new()), true, Some("name")),
+        (
+            Reply::Http(400, "", "no dimensions".into()),
+            true,
+            Some("dimensions"),
+        ),
+        (Reply::Http(301, "", String::new()), true, Some("url")),
+        (Reply::Http(500, "", String::new()), false, Some("url")),
+        (Reply::Hang, false, Some("url")),
+        // It may be away where the dimensions are known.
+        (Reply::Http(500, "", String::new()), true, None),
+        (Reply::Close, true, None),
+    ] {
+        let shown = format!("{reply:?}");
+        service.script(move |_| reply.clone());
+        let more = match dimensions {
+            true => json!({"dimensions": DIMENSION, "retries": 0}),
+            false => json!({"retries": 0}),
+        };
+        let located = config(&service, more.clone()).locate(&context());
+        assert!(
+            located.is_err_and(|error| !error.fact.contains(KEY)),
+            "{shown}"
+        );
+        let error = open(&service, more).err();
+        let told = error.as_ref().map(|error| error.field.as_str());
+        assert_eq!(told, field, "{shown}: {error:?}");
+        assert!(error.is_none_or(|it| !it.fact.contains(KEY) && !it.hint.is_empty()));
+    }
+    service.recover();
+    let located = config(&service, json!({})).locate(&context()).unwrap();
+    assert!(located.contains("16 dimensions"), "{located}");
+    // A service whose vectors are not as long as they are said to be.
+    let error = open(&service, json!({"dimensions": 8})).err().unwrap();
+    assert_eq!(error.field, "dimensions");
+}
+
+/// What changes vectors changes the fingerprint, and nothing else does.
+#[test]
+fn the_fingerprint_follows_what_vectors_depend_on() {
+    let (service, other) = (service(), service());
+    let of = |service: &EmbeddingService, more: Value| {
+        opened(service, more).identity().fingerprint.clone()
+    };
+    let plain = of(&service, json!({}));
+    assert_eq!(plain, "openai-1-some-model-16-512");
+    for more in [
+        json!({"api_key": "another"}),
+        json!({"dimensions": DIMENSION}),
+        json!({"query_prefix": "q"}),
+        json!({"concurrency": 9, "batch_texts": 3, "timeout": "9s"}),
+    ] {
+        assert_eq!(of(&other, more), plain);
+    }
+    for more in [
+        json!({"name": "other-model"}),
+        json!({"max_tokens": 256}),
+        json!({"passage_prefix": "p"}),
+    ] {
+        assert_ne!(of(&service, more), plain);
+    }
+}

@@ -1,0 +1,217 @@
+//! A pipeline whose vectors a service makes: through an outage no text becomes a dead letter and none is
+//! lost, a stop does not wait for the service, and one Vectide serves another.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use vectide_connectors::testing::{EmbeddingService, Reply};
+use vectide_model::Lane;
+use vectide_tests::{
+    Running, ScriptedPipeline, call, edit, expect_sound, export, free_port, texts, vectide,
+    write_config,
+};
+
+/// What no output may hold.
+const KEY: &str = "sk-geheim-0123456789";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn service() -> EmbeddingService {
+    let model = ScriptedPipeline::with_hashing(384).embedder;
+    let embed = move |text: &str| model.embed(Lane::Bulk, &[text]).unwrap().remove(0);
+    EmbeddingService::start(embed).unwrap()
+}
+
+/// A pipeline over `log.jsonl` that is embedded by the service at `url`.
+fn pipeline(directory: &Path, url: &str, port: u16) -> PathBuf {
+    write(directory, "log", 0..0);
+    let source = "{type: jsonl, path: log.jsonl, format: {type: change, key: id}, follow: true}";
+    let more = format!("server: {{listen: \"127.0.0.1:{port}\"}}");
+    let config = write_config(directory, "pipeline", source, &more);
+    let embed = format!(
+        "{{model: openai, url: \"{url}\", name: hashing, api_key: {KEY}, dimensions: 384, \
+         retries: 1, timeout: 2s}}"
+    );
+    edit(&config, "{model: hashing}", &embed);
+    config
+}
+
+/// The text of a document: three words of its own, so that no other has its vector.
+fn text(number: usize) -> String {
+    format!("document one{number} two{number} topic{number}")
+}
+
+/// Adds documents to a log.
+fn write(directory: &Path, name: &str, numbers: std::ops::Range<usize>) {
+    use std::io::Write;
+    let path = directory.join(format!("{name}.jsonl"));
+    let file = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(path);
+    let mut file = file.unwrap();
+    for number in numbers {
+        let line = format!("{{\"id\":\"{number}\",\"text\":\"{}\"}}\n", text(number));
+        file.write_all(line.as_bytes()).unwrap();
+    }
+}
+
+/// The document that is nearest to a text, or the status of the refusal.
+fn nearest(running: &Running, text: &str) -> Result<String, u16> {
+    let body = serde_json::json!({"text": text, "k": 1}).to_string();
+    let (status, answer) = running.post("/v1/indexes/pages/query", &body);
+    match answer["hits"][0]["document"].as_str() {
+        Some(document) if status == 200 => Ok(document.to_owned()),
+        _ => Err(status),
+    }
+}
+
+fn wait_for(running: &mut Running, number: usize) {
+    let text = text(number);
+    running.wait_until(&text, PATIENCE, |running| {
+        nearest(running, &text) == Ok(number.to_string())
+    });
+}
+
+#[test]
+fn an_outage_makes_work_wait_and_loses_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (service, port) = (service(), free_port());
+    let config = pipeline(directory.path(), &service.url(), port);
+    write(directory.path(), "log", 0..20);
+    let log = directory.path().join("log.txt");
+    let mut command = vectide(&["run"]);
+    command.arg(&config).env("VECTIDE_LOG", "debug");
+    command.stderr(std::fs::File::create(&log).unwrap());
+    let mut running = Running::spawn(command, port);
+    wait_for(&mut running, 19);
+
+    service.script(|_| Reply::Http(503, "", format!("no {KEY}")));
+    write(directory.path(), "log", 20..80);
+    running.wait_until("told that it is away", PATIENCE, |running| {
+        let metrics = running.get("/metrics").1;
+        metrics.contains("vectide_embedding_service_up{model=\"hashing\"} 0")
+    });
+    let start = Instant::now();
+    assert_eq!(nearest(&running, &text(3)), Err(503));
+    assert!(start.elapsed() < Duration::from_secs(6));
+    // The epoch waits; what was there before is there.
+    let (_, status) = running.get("/v1/status");
+    assert!(!status.contains(KEY), "{status}");
+
+    service.recover();
+    wait_for(&mut running, 79);
+    let metrics = running.get("/metrics").1;
+    assert!(metrics.contains("vectide_embedding_service_up{model=\"hashing\"} 1"));
+    assert!(running.terminate());
+    assert_eq!(texts(&config).len(), 80);
+    assert!(export(&config, "dead-letters").is_empty());
+    expect_sound(&config, "after the outage");
+    let log = std::fs::read_to_string(log).unwrap();
+    for told in [
+        "is away: chunks wait",
+        "answers 503: no (hidden)",
+        "is back",
+    ] {
+        assert!(log.contains(told), "{told} is missing in {log}");
+    }
+    assert!(!log.contains(KEY), "{log}");
+}
+
+/// Neither a service that refuses nor one that hangs holds a stop up, and the next start reads again what
+/// was under way.
+#[test]
+fn a_stop_does_not_wait_for_the_service() {
+    for reply in [
+        Reply::Http(401, "", format!("no {KEY}")),
+        Reply::Hang,
+        Reply::Close,
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let (service, port) = (service(), free_port());
+        let config = pipeline(directory.path(), &service.url(), port);
+        write(directory.path(), "log", 0..5);
+        let mut running = Running::start(&config, port);
+        wait_for(&mut running, 4);
+        service.script(move |_| reply.clone());
+        write(directory.path(), "log", 5..50);
+        running.wait_until("told that it is away", PATIENCE, |running| {
+            let metrics = running.get("/metrics").1;
+            metrics.contains("vectide_embedding_service_up{model=\"hashing\"} 0")
+        });
+        let start = Instant::now();
+        assert!(running.terminate(), "it ends cleanly");
+        let took = start.elapsed();
+        println!("stopped in {took:?}");
+        assert!(took < Duration::from_secs(6), "{took:?}");
+        service.recover();
+        expect_sound(&config, "after the stop");
+        assert!(export(&config, "dead-letters").is_empty());
+        let mut running = Running::start(&config, port);
+        wait_for(&mut running, 49);
+        assert!(running.terminate());
+        assert_eq!(texts(&config).len(), 50);
+    }
+}
+
+/// A text that the service refuses alone is a dead letter; its neighbours have their vectors.
+#[test]
+fn a_text_that_is_refused_is_a_dead_letter() {
+    let directory = tempfile::tempdir().unwrap();
+    let (service, port) = (service(), free_port());
+    let config = pipeline(directory.path(), &service.url(), port);
+    service.script(|asked| {
+        let is_poison = asked.texts().iter().any(|text| text.ends_with("topic7"));
+        match is_poison {
+            true => Reply::Http(400, "", r#"{"error":{"message":"unwanted"}}"#.into()),
+            false => Reply::Vectors,
+        }
+    });
+    write(directory.path(), "log", 0..30);
+    let mut running = Running::start(&config, port);
+    wait_for(&mut running, 29);
+    assert!(running.terminate());
+    let letters = export(&config, "dead-letters");
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    let letter = letters[0].to_string();
+    assert!(
+        letter.contains("unwanted") && !letter.contains(KEY),
+        "{letter}"
+    );
+}
+
+#[test]
+fn one_vectide_embeds_for_another() {
+    let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let (port, other_port) = (free_port(), free_port());
+    let source = "{type: jsonl, path: log.jsonl, format: {type: change, key: id}, follow: true}";
+    let more = format!("server: {{listen: \"127.0.0.1:{port}\"}}");
+    write(directories[0].path(), "log", 0..40);
+    let config = write_config(directories[0].path(), "pipeline", source, &more);
+    let mut serving = Running::start(&config, port);
+    wait_for(&mut serving, 39);
+
+    let url = format!("{}/v1", serving.url);
+    write(directories[1].path(), "log", 0..40);
+    let config = pipeline(directories[1].path(), &url, other_port);
+    let (status, told, complaints) = call(&["validate", "--connect"], &config, &[]);
+    assert_eq!(status, Some(0), "{told}{complaints}");
+    assert!(
+        told.contains("`hashing` answers at") && told.contains("384 dimensions"),
+        "{told}"
+    );
+    let mut served = Running::start(&config, other_port);
+    wait_for(&mut served, 39);
+    for number in 0..40 {
+        let text = text(number);
+        assert_eq!(nearest(&served, &text), nearest(&serving, &text));
+    }
+    assert!(serving.terminate());
+    let (status, told, _) = call(&["validate", "--connect"], &config, &[]);
+    assert_eq!(status, Some(69), "{told}");
+    let model = told.lines().find(|line| line.contains("model openai"));
+    let model = model.unwrap_or_else(|| panic!("{told}"));
+    assert!(
+        model.starts_with("FAIL") && model.contains("does not answer"),
+        "{model}"
+    );
+    assert!(served.terminate());
+}
