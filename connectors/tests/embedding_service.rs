@@ -40,9 +40,7 @@ fn config(service: &EmbeddingService, more: Value) -> OpenAiConfig {
 }
 
 fn context() -> OpenContext {
-    OpenContext {
-        config_dir: ".".into(),
-    }
+    OpenContext::in_folder(".")
 }
 
 fn open(service: &EmbeddingService, more: Value) -> Result<Arc<dyn Embedder>, ComponentError> {

@@ -15,7 +15,8 @@ use super::tokens::{EstimatedTokens, cut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vectide_model::{
-    ComponentError, EmbedError, Embedder, Lane, ModelIdentity, TokenCounter, stable_hash,
+    BatchLimits, ComponentError, EmbedError, Embedder, Lane, ModelIdentity, TokenCounter,
+    stable_hash,
 };
 
 /// Changes with anything here that could change a vector by more than rounding.
@@ -323,6 +324,15 @@ impl Embedder for RemoteEmbedder {
 
     fn bulk_threads(&self) -> usize {
         self.config.concurrency
+    }
+
+    /// A request. How many tokens it may have only the service knows.
+    fn batch_limits(&self) -> BatchLimits {
+        BatchLimits {
+            tokens: usize::MAX,
+            texts: self.config.batch_texts,
+            is_padded: false,
+        }
     }
 
     fn worth_remembering(&self) -> bool {

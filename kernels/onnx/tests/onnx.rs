@@ -778,7 +778,7 @@ fn vectors_that_are_not_finite_are_errors() {
         assert!(model.embed(Lane::Bulk, &["fine"]).is_ok());
         let error = model.embed(Lane::Bulk, &["fine", piece]).unwrap_err();
         assert!(
-            error.0.contains("not finite") && error.0.contains(piece),
+            error.to_string().contains("not finite") && error.to_string().contains(piece),
             "{error}"
         );
         assert!(model.embed(Lane::Query, &["fine"]).is_ok());
