@@ -5,14 +5,11 @@
 //! it: `-- bf16`. Throughput and shares are also given by the threads' own time,
 //! which other programs do not disturb; latencies mean something on a quiet machine only.
 
-#[path = "support/thread_time.rs"]
-mod thread_time;
-
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use thread_time::thread_time;
 use vectide_encoder::hashing::Hashing;
+use vectide_encoder::measure::{peak_flops, thread_time};
 use vectide_encoder::minilm::{self, MiniLmConfig};
 use vectide_encoder::{Backend, Products, SentenceEncoder};
 use vectide_model::{Embedder, Lane, OpenContext, Precision};
@@ -125,7 +122,7 @@ fn bulk(model: &SentenceEncoder, arithmetic: (Backend, Products), rounds: usize)
         let (mut wall_seconds, mut seconds) = (f64::INFINITY, f64::INFINITY);
         let mut peak = 0.0_f64;
         for _ in 0..rounds {
-            peak = peak.max(peak_flops(arithmetic));
+            peak = peak.max(peak_flops(arithmetic.0, arithmetic.1).unwrap_or(0.0));
             let start = Instant::now();
             // Threads of normal priority: bulk ones would give way to other programs.
             let embed = || thread_time(|| model.embed(Lane::Query, &texts));
@@ -154,24 +151,6 @@ fn bulk(model: &SentenceEncoder, arithmetic: (Backend, Products), rounds: usize)
         );
     }
 }
-
-/// What one core does in a loop of nothing but fused multiplications and additions; 0 where that is
-/// not known.
-fn peak_flops(arithmetic: (Backend, Products)) -> f64 {
-    #[cfg(target_arch = "x86_64")]
-    {
-        peak::peak_flops(arithmetic)
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        let _ = arithmetic;
-        0.0
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[path = "support/peak.rs"]
-mod peak;
 
 fn query_latency(model: &SentenceEncoder) {
     let query = "how do I restart the index after a crash";

@@ -5,12 +5,10 @@
 
 #[path = "../tests/support/corpora.rs"]
 mod corpora;
-#[path = "support/thread_time.rs"]
-mod thread_time;
 
 use corpora::Corpus;
 use std::hint::black_box;
-use thread_time::thread_time;
+use vectide_encoder::measure::thread_time;
 use vectide_encoder::{Tokenizer, model_files};
 use vectide_model::TokenCounter;
 

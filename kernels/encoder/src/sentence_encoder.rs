@@ -11,6 +11,7 @@
 use crate::compute::{Compute, ComputeParts};
 use crate::cpu::{Backend, Products};
 use crate::lane_priority::lower_for_bulk;
+use crate::measure::{Stage, timed};
 use crate::model_files::Description;
 use crate::tokenize::Tokenizer;
 use rustc_hash::FxHashMap;
@@ -144,10 +145,10 @@ impl SentenceEncoder {
             batch.clear();
         };
         for text in texts {
-            let ids = match prefix {
+            let ids = timed(Stage::Tokenization, 0, || match prefix {
                 "" => self.tokenizer.encode(text),
                 prefix => self.tokenizer.encode(&[prefix, text].concat()),
-            };
+            });
             if batch_tokens + ids.len() > tokens_per_call {
                 run(&mut batch);
                 batch_tokens = 0;

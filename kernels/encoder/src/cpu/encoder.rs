@@ -15,6 +15,7 @@ use super::rows::{AddAndNormalise, LayerNorm, PoolRows};
 use super::scratch::{Scratch, ScratchPool};
 use super::tile::Finish;
 use super::weights::{EncoderShape, EncoderWeights, LayerWeights, WeightsError};
+use crate::measure::{Stage, computes_with, timed};
 
 /// A model, ready to run. Shared between threads.
 pub(crate) struct Encoder {
@@ -60,17 +61,24 @@ impl Encoder {
     }
 
     fn forward(&self, texts: &[&[u32]], dimensions: usize, scratch: &mut Scratch) -> Vec<Vec<f32>> {
-        let width = self.width();
         let lengths: Vec<usize> = texts.iter().map(|ids| ids.len()).collect();
         let rows = lengths.iter().sum();
-        self.look_up(texts, scratch);
-        self.embed(rows, scratch);
+        computes_with(self.backend, self.products, rows);
+        timed(Stage::Lookup, 0, || self.look_up(texts, scratch));
+        timed(Stage::Norms, 0, || self.embed(rows, scratch));
         for layer in &self.weights.layers {
             self.attend(layer, &lengths, scratch);
             self.add_and_normalise(&layer.attention_norm, rows, scratch);
             self.feed_forward(layer, rows, scratch);
             self.add_and_normalise(&layer.output_norm, rows, scratch);
         }
+        timed(Stage::Pooling, 0, || {
+            self.pool(&lengths, dimensions, scratch)
+        })
+    }
+
+    fn pool(&self, lengths: &[usize], dimensions: usize, scratch: &Scratch) -> Vec<Vec<f32>> {
+        let width = self.width();
         let mut first = 0;
         let pooled = lengths.iter().map(|length| {
             let mut out = vec![0.0; dimensions.min(width)];
@@ -133,7 +141,7 @@ impl Encoder {
 
     fn add_and_normalise(&self, norm: &LayerNorm, rows: usize, scratch: &mut Scratch) {
         let width = self.width();
-        self.backend.run(AddAndNormalise {
+        let kernel = AddAndNormalise {
             norm,
             width,
             rows: &mut scratch.hidden[..rows * width],
@@ -142,19 +150,26 @@ impl Encoder {
                 Norms::AfterSum => None,
                 Norms::BeforeStep => Some(&mut scratch.sums[..rows * width]),
             },
-        });
+        };
+        timed(Stage::Norms, 0, || self.backend.run(kernel));
     }
 
     /// Attention over each text; the result is left in `added`.
     fn attend(&self, layer: &LayerWeights, lengths: &[usize], scratch: &mut Scratch) {
         let width = self.width();
         let rows = lengths.iter().sum();
-        layer.queries_keys_values.run(
-            self.backend,
-            (rows, &scratch.hidden),
-            &mut scratch.queries_keys_values,
-            Finish::Store,
-            &mut scratch.dense,
+        timed(
+            Stage::QueriesKeysValues,
+            2 * rows * width * 3 * width,
+            || {
+                layer.queries_keys_values.run(
+                    self.backend,
+                    (rows, &scratch.hidden),
+                    &mut scratch.queries_keys_values,
+                    Finish::Store,
+                    &mut scratch.dense,
+                );
+            },
         );
         let attend = Attend {
             shape: self.shape.attention,
@@ -162,58 +177,74 @@ impl Encoder {
             products: self.products,
             reach: layer.reach,
         };
-        let mut first = 0;
-        for tokens in lengths {
-            if let Some(rotation) = self.weights.rotation(layer) {
-                self.backend.run(Rotate {
-                    shape: self.shape.attention,
-                    rotation,
-                    tokens: *tokens,
-                    queries_keys_values: &mut scratch.queries_keys_values[first * 3 * width..],
-                });
+        // Scores and mixture of each pair of tokens.
+        let seen = |tokens: usize| {
+            layer
+                .reach
+                .map_or(tokens, |reach| tokens.min(2 * reach + 1))
+        };
+        let pairs: usize = lengths.iter().map(|tokens| tokens * seen(*tokens)).sum();
+        timed(Stage::Attention, 4 * pairs * width, || {
+            let mut first = 0;
+            for tokens in lengths {
+                if let Some(rotation) = self.weights.rotation(layer) {
+                    self.backend.run(Rotate {
+                        shape: self.shape.attention,
+                        rotation,
+                        tokens: *tokens,
+                        queries_keys_values: &mut scratch.queries_keys_values[first * 3 * width..],
+                    });
+                }
+                attend.run(
+                    *tokens,
+                    &scratch.queries_keys_values[first * 3 * width..],
+                    &mut scratch.context[first * width..],
+                    &mut scratch.attention,
+                );
+                first += tokens;
             }
-            attend.run(
-                *tokens,
-                &scratch.queries_keys_values[first * 3 * width..],
-                &mut scratch.context[first * width..],
-                &mut scratch.attention,
+        });
+        timed(Stage::AttentionOutput, 2 * rows * width * width, || {
+            layer.attention_output.run(
+                self.backend,
+                (rows, &scratch.context),
+                &mut scratch.added,
+                Finish::Store,
+                &mut scratch.dense,
             );
-            first += tokens;
-        }
-        layer.attention_output.run(
-            self.backend,
-            (rows, &scratch.context),
-            &mut scratch.added,
-            Finish::Store,
-            &mut scratch.dense,
-        );
+        });
     }
 
     /// The feed-forward network; the result is left in `added`.
     fn feed_forward(&self, layer: &LayerWeights, rows: usize, scratch: &mut Scratch) {
         let feed_forward = self.shape.architecture.feed_forward;
-        layer.expand.run(
-            self.backend,
-            (rows, &scratch.hidden),
-            &mut scratch.intermediate,
-            match feed_forward {
-                FeedForward::Gelu => Finish::Gelu,
-                FeedForward::GatedGelu | FeedForward::GatedSilu => Finish::Store,
-            },
-            &mut scratch.dense,
-        );
-        self.backend.run(Gate {
-            feed_forward,
-            rows,
-            width: self.shape.intermediate,
-            values: &mut scratch.intermediate,
+        let flops = |outputs: usize| 2 * rows * self.width() * outputs;
+        timed(Stage::Expand, flops(self.shape.expanded()), || {
+            layer.expand.run(
+                self.backend,
+                (rows, &scratch.hidden),
+                &mut scratch.intermediate,
+                match feed_forward {
+                    FeedForward::Gelu => Finish::Gelu,
+                    FeedForward::GatedGelu | FeedForward::GatedSilu => Finish::Store,
+                },
+                &mut scratch.dense,
+            );
+            self.backend.run(Gate {
+                feed_forward,
+                rows,
+                width: self.shape.intermediate,
+                values: &mut scratch.intermediate,
+            });
         });
-        layer.contract.run(
-            self.backend,
-            (rows, &scratch.intermediate),
-            &mut scratch.added,
-            Finish::Store,
-            &mut scratch.dense,
-        );
+        timed(Stage::Contract, flops(self.shape.intermediate), || {
+            layer.contract.run(
+                self.backend,
+                (rows, &scratch.intermediate),
+                &mut scratch.added,
+                Finish::Store,
+                &mut scratch.dense,
+            );
+        });
     }
 }

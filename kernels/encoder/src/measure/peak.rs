@@ -1,30 +1,35 @@
 //! What a core's multipliers do at most, measured: chains of multiplications and additions that wait
 //! for nothing but each other, on the vectors of each instruction set.
 //!
-//! Invariant: a loop runs only for a backend that exists, which means that its instructions were seen.
+//! Invariant: a loop runs only on a processor whose instructions were seen.
 
 #![allow(unsafe_code)]
 
-use crate::thread_time::thread_time;
+use super::thread_time::thread_time;
+use crate::{Backend, Products};
 use std::arch::x86_64::*;
 use std::hint::black_box;
-use vectide_encoder::{Backend, Products};
 
+/// Some 10 ms: long beside the clock's steps, short beside what is compared with it.
 const STEPS: usize = 4_000_000;
 /// Independent chains: more than two multipliers of four steps each wait for, few enough for 16 registers.
 const CHAINS: usize = 12;
 
-/// Operations a second; 0 for arithmetic that is not measured here.
-pub(crate) fn peak_flops(arithmetic: (Backend, Products)) -> f64 {
-    let (operations, run): (usize, unsafe fn(f32) -> f32) = match arithmetic {
+/// Operations a second of one thread; nothing for arithmetic that is not measured here or that the processor
+/// does not have.
+pub(super) fn peak_flops(backend: Backend, products: Products) -> Option<f64> {
+    if !Backend::available().contains(&backend) || !products.are_available(backend) {
+        return None;
+    }
+    let (operations, run): (usize, unsafe fn(f32) -> f32) = match (backend, products) {
         (Backend::Avx2, _) => (16, avx2),
         (Backend::Avx512, Products::F32) => (32, avx512),
         (Backend::Avx512, Products::Bf16) => (64, avx512_bf16),
-        (Backend::Portable, _) => return 0.0,
+        (Backend::Portable, _) => return None,
     };
-    // SAFETY: the caller's arithmetic is available, so the processor has the instructions.
+    // SAFETY: the backend and its products have just been seen, so the processor has the instructions.
     let seconds = thread_time(|| unsafe { run(black_box(1.0)) });
-    (STEPS * CHAINS * operations) as f64 / seconds
+    Some((STEPS * CHAINS * operations) as f64 / seconds)
 }
 
 #[target_feature(enable = "avx2,fma")]

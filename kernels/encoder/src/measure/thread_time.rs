@@ -5,10 +5,10 @@
 
 use std::hint::black_box;
 
-/// Seconds that the calling thread has computed.
+/// Seconds that the calling thread has computed; by the clock on the wall where a system does not tell.
 #[cfg(unix)]
 #[allow(unsafe_code)]
-fn thread_seconds() -> f64 {
+pub fn thread_seconds() -> f64 {
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
@@ -19,14 +19,14 @@ fn thread_seconds() -> f64 {
 }
 
 #[cfg(not(unix))]
-fn thread_seconds() -> f64 {
+pub fn thread_seconds() -> f64 {
     use std::time::Instant;
     static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
     START.elapsed().as_secs_f64()
 }
 
 /// Runs work and returns the seconds that this thread computed on it.
-pub(crate) fn thread_time<T>(work: impl FnOnce() -> T) -> f64 {
+pub fn thread_time<T>(work: impl FnOnce() -> T) -> f64 {
     let start = thread_seconds();
     black_box(work());
     thread_seconds() - start
