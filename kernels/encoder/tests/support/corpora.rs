@@ -65,6 +65,11 @@ pub(crate) fn folder() -> PathBuf {
 impl Corpus {
     /// All texts; says what `who` goes without when the file is not there.
     pub(crate) fn texts(&self, who: &str) -> Option<Vec<String>> {
+        Some(self.lines(who)?.into_iter().flatten().collect())
+    }
+
+    /// What each line has for a text; as [`Corpus::texts`].
+    pub(crate) fn lines(&self, who: &str) -> Option<Vec<Option<String>>> {
         let path = folder().join(self.file);
         let Ok(compressed) = std::fs::File::open(&path) else {
             println!("skipped: {who}: {} is not there", path.display());
@@ -78,6 +83,6 @@ impl Corpus {
             let row: serde_json::Value = serde_json::from_str(line).unwrap();
             row[self.field].as_str().map(str::to_owned)
         });
-        Some(rows.flatten().collect())
+        Some(rows.collect())
     }
 }
