@@ -11,4 +11,5 @@ cargo bench --package vectide-operators --bench chunking
 cargo bench --package vectide-encoder --bench encoder
 cargo bench --package vectide-serve --bench http
 scripts/peers.sh || echo "skipped: peers: they can't be installed"
+scripts/embed_peers.sh install || echo "skipped: peers of the encoder: they can't be installed"
 cargo run --release --package vectide-benches

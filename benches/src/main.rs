@@ -1,12 +1,13 @@
 //! Benchmarks of the whole system through the real binary, its configuration and its endpoint.
 //!
 //! `cargo run --release -p vectide-benches -- [ingest] [queries] [freshness] [bulk] [retrieval]
-//! [chunk-quality] [restart] [index] [filters] [peers]`;
+//! [chunk-quality] [restart] [index] [filters] [embed] [peers]`;
 //! without a name all of them. Each prints what it did, what it measured and the limit beside it.
 //! The machine may be shared and noisy: compare within one run.
 
 mod bulk;
 mod chunk_quality;
+mod embed;
 mod freshness;
 mod index;
 mod ingest;
@@ -20,7 +21,7 @@ mod retrieval;
 /// A benchmark, by its name on the command line.
 type Benchmark = (&'static str, fn());
 
-const BENCHMARKS: [Benchmark; 10] = [
+const BENCHMARKS: [Benchmark; 11] = [
     ("ingest", ingest::run),
     ("queries", queries::run),
     ("freshness", freshness::run),
@@ -30,6 +31,7 @@ const BENCHMARKS: [Benchmark; 10] = [
     ("restart", restart::run),
     ("index", index::run),
     ("filters", index::filters::run),
+    ("embed", embed::run),
     ("peers", peers::run),
 ];
 

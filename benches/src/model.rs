@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use vectide_app::registry::registry;
-use vectide_model::{Embedder, Lane, OpenContext};
+use vectide_model::{Embedder, Lane, OpenContext, Precision};
 
 const MODEL: &str = "all-MiniLM-L6-v2";
 
@@ -11,8 +11,13 @@ const TEXTS_PER_CALL: usize = 32;
 
 /// The model, on whatever this machine has.
 pub(crate) fn embedder() -> Arc<dyn Embedder> {
+    open(Precision::Auto)
+}
+
+/// The model in a precision.
+pub(crate) fn open(precision: Precision) -> Arc<dyn Embedder> {
     let context = OpenContext::in_folder(".");
-    let config = registry().embedder(MODEL, serde_json::json!({}));
+    let config = registry().embedder(MODEL, serde_json::json!({ "precision": precision }));
     let opened = config.and_then(|config| config.open(&context));
     opened.unwrap_or_else(|error| panic!("{error}"))
 }

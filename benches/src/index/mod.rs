@@ -12,7 +12,8 @@ mod shard;
 mod vectors;
 mod wear;
 
-use measure::{Measured, Truth, anonymous_bytes, ask, machine, truth};
+pub(crate) use measure::machine;
+use measure::{Measured, Truth, anonymous_bytes, ask, truth};
 use shard::{Shard, chunk, newest};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};

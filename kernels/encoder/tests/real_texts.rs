@@ -16,8 +16,9 @@ mod corpora;
 use corpora::Corpus;
 use std::collections::HashMap;
 use std::path::Path;
-use vectide_encoder::{Backend, Products, SentenceEncoder, minilm};
-use vectide_model::{EmbedConfig, Embedder, Lane, OpenContext, Precision};
+use vectide_encoder::minilm::{self, MiniLmConfig};
+use vectide_encoder::{Backend, Products, SentenceEncoder};
+use vectide_model::{Embedder, Lane, OpenContext, Precision};
 
 const DIMENSIONS: usize = 384;
 /// What rounding alone costs, here and in the kept vectors.
@@ -130,14 +131,12 @@ fn golden(test: &str) -> Vec<Golden> {
 }
 
 fn open(backend: Backend, precision: Precision, tokens_max: usize) -> SentenceEncoder {
-    let config = EmbedConfig {
+    let config = MiniLmConfig {
         precision,
         max_tokens: Some(tokens_max),
-        ..EmbedConfig::named(minilm::MODEL_NAME)
+        ..MiniLmConfig::default()
     };
-    let context = OpenContext {
-        config_dir: ".".into(),
-    };
+    let context = OpenContext::in_folder(".");
     minilm::open_on(&config, &context, backend).unwrap()
 }
 
