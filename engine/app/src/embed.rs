@@ -16,7 +16,7 @@ use std::time::Instant;
 use vectide_model::{Embedder, Lane, OpenContext, TokenCounter};
 
 /// Texts of a call: as many as fill the embedder's batches.
-const TEXTS_PER_CALL: usize = 32;
+pub(crate) const TEXTS_PER_CALL: usize = 32;
 /// Calls for each thread between two writes, so that threads seldom wait for the slowest.
 const CALLS_PER_THREAD: usize = 16;
 
@@ -96,7 +96,8 @@ pub fn embed(job: &Job) -> Result<(), Failure> {
     Ok(())
 }
 
-fn open(model: &str, options: serde_json::Value) -> Result<Arc<dyn Embedder>, Failure> {
+/// Opens the model of that name with the rest of what `embed` of a configuration would say.
+pub(crate) fn open(model: &str, options: serde_json::Value) -> Result<Arc<dyn Embedder>, Failure> {
     let registry = registry();
     let context = OpenContext::in_folder(".").with_accelerator(registry.accelerator.clone());
     let config = registry.embedder(model, options);

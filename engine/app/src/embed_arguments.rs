@@ -1,4 +1,4 @@
-//! What `vectide embed` is told.
+//! What `vectide embed` is told, and how any command is told which model embeds.
 
 use crate::embed::Job;
 use serde_json::{Map, Value};
@@ -11,6 +11,22 @@ pub struct EmbedArguments {
     /// The model, as `embed.model` of a configuration names it.
     #[arg(long)]
     model: String,
+    #[command(flatten)]
+    options: ModelOptions,
+    /// The texts are queries, not passages: some models put another prefix before them.
+    #[arg(long)]
+    queries: bool,
+    /// A JSON object with `text` a line, plain or .zst.
+    #[arg(long)]
+    input: PathBuf,
+    /// The file of vectors: `.npy`, 32-bit floats, a row for each line.
+    #[arg(long)]
+    output: PathBuf,
+}
+
+/// How a model runs.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ModelOptions {
     /// Folder with the model's files.
     #[arg(long)]
     path: Option<PathBuf>,
@@ -26,15 +42,6 @@ pub struct EmbedArguments {
     /// Any other option of the model, as a configuration has it: --option max_tokens=128.
     #[arg(long = "option", value_name = "NAME=VALUE", value_parser = option)]
     options: Vec<(String, Value)>,
-    /// The texts are queries, not passages: some models put another prefix before them.
-    #[arg(long)]
-    queries: bool,
-    /// A JSON object with `text` a line, plain or .zst.
-    #[arg(long)]
-    input: PathBuf,
-    /// The file of vectors: `.npy`, 32-bit floats, a row for each line.
-    #[arg(long)]
-    output: PathBuf,
 }
 
 /// A name and what stands behind it: a number, a truth value or else a text.
@@ -45,9 +52,9 @@ fn option(text: &str) -> Result<(String, Value), String> {
     Ok((name.to_owned(), read.unwrap_or_else(|| value.into())))
 }
 
-impl EmbedArguments {
-    /// What is to be done.
-    pub fn job(self) -> Job {
+impl ModelOptions {
+    /// What `embed` of a configuration would say beside the model's name.
+    pub fn as_configured(self) -> Value {
         let options = [
             ("path", self.path.map(|path| path.to_string_lossy().into())),
             ("device", self.device.map(Value::from)),
@@ -59,9 +66,16 @@ impl EmbedArguments {
             .into_iter()
             .filter_map(|(name, value)| Some((name.to_owned(), value?)))
             .chain(self.options);
+        Value::Object(options.collect::<Map<_, _>>())
+    }
+}
+
+impl EmbedArguments {
+    /// What is to be done.
+    pub fn job(self) -> Job {
         Job {
             model: self.model,
-            options: Value::Object(options.collect::<Map<_, _>>()),
+            options: self.options.as_configured(),
             input: self.input,
             output: self.output,
             lane: if self.queries {

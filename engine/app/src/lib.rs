@@ -1,6 +1,8 @@
 //! The `vectide` command, as a library so that tests, benchmarks and the demo run the same code.
 
 pub mod backup;
+pub mod bench_embed;
+mod bench_texts;
 pub mod check;
 pub mod dlq;
 pub mod embed;

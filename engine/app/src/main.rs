@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use vectide_app::bench_embed::{BenchEmbedArguments, bench_embed};
 use vectide_app::embed_arguments::EmbedArguments;
 use vectide_app::query::Question;
 use vectide_app::search_arguments::SearchArguments;
@@ -150,6 +151,11 @@ enum Command {
     },
     /// Embed the texts of a file, `{"text"}` a line, into a file of vectors that numpy reads.
     Embed(EmbedArguments),
+    /// Measure what this machine does.
+    Bench {
+        #[command(subcommand)]
+        command: BenchCommand,
+    },
     /// Print the committed state of a pipeline that does not run, one JSON object a line.
     Export {
         /// The configuration.
@@ -247,6 +253,13 @@ fn reason(name: &str) -> Result<DeadLetterReason, String> {
 enum From {
     Start,
     Now,
+}
+
+#[derive(Subcommand)]
+enum BenchCommand {
+    /// How fast texts become vectors, how much of the processor's arithmetic that uses, and on which stages
+    /// the time goes.
+    Embed(BenchEmbedArguments),
 }
 
 #[derive(Subcommand)]
@@ -426,6 +439,9 @@ fn execute(command: Command) -> Result<(), Failure> {
             evaluate::print(&client, &endpoint.index, (&queries, &qrels), &request)
         }
         Command::Embed(arguments) => embed::embed(&arguments.job()),
+        Command::Bench {
+            command: BenchCommand::Embed(arguments),
+        } => bench_embed(&arguments),
         Command::Export { config, what } => {
             let kind = match what {
                 What::Documents => ExportKind::Documents,

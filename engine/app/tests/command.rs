@@ -15,7 +15,8 @@ fn vectide(arguments: &[&str]) -> Output {
 fn help_names_every_command_and_a_wrong_one_is_refused() {
     let help = String::from_utf8(vectide(&["--help"]).stdout).unwrap();
     for command in [
-        "run", "validate", "tap", "dlq", "schema", "query", "eval", "export", "embed", "model",
+        "run", "validate", "tap", "dlq", "schema", "query", "eval", "export", "embed", "bench",
+        "model",
     ] {
         assert!(help.contains(command), "{help}");
     }
