@@ -7,7 +7,8 @@
 use serde_json::Value;
 use std::process::{Command, Output};
 use vectide_encoder::minilm;
-use vectide_model::{EmbedConfig, OpenContext};
+use vectide_encoder::minilm::MiniLmConfig;
+use vectide_model::{EmbedderConfig, OpenContext};
 
 fn bench(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_vectide"))
@@ -42,10 +43,8 @@ fn a_model_without_stages_says_so() {
 #[test]
 fn the_stages_of_a_model_make_up_its_time() {
     let name = minilm::MODEL_NAME;
-    let context = OpenContext {
-        config_dir: ".".into(),
-    };
-    let place = minilm::locate(&EmbedConfig::named(name), &context);
+    let context = OpenContext::in_folder(".");
+    let place = MiniLmConfig::default().locate(&context);
     if !place.as_ref().is_ok_and(|it| it.starts_with("in ")) {
         println!(
             "skipped: the_stages_of_a_model_make_up_its_time: {name} is not cached: {place:?}"
