@@ -6,8 +6,7 @@
 
 use serde_json::Value;
 use std::process::{Command, Output};
-use vectide_encoder::minilm;
-use vectide_encoder::minilm::MiniLmConfig;
+use vectide_encoder::minilm::{self, MiniLmConfig};
 use vectide_model::{EmbedderConfig, OpenContext};
 
 fn bench(arguments: &[&str]) -> Output {
