@@ -71,6 +71,32 @@ fn wait_for(running: &mut Running, number: usize) {
     });
 }
 
+/// What is read is embedded and committed before a run ends by itself, and the answer that it gives is true.
+#[test]
+fn a_run_that_ends_by_itself_waits_for_an_outage_that_outlives_its_sources() {
+    let directory = tempfile::tempdir().unwrap();
+    let service = service();
+    let config = pipeline(directory.path(), &service.url(), free_port());
+    edit(&config, ", follow: true", "");
+    write(directory.path(), "log", 0..20);
+    service.script(|_| Reply::Http(503, "", "not now".into()));
+    let mut command = vectide(&["run", "--until-caught-up"]);
+    let mut child = command.arg(&config).spawn().unwrap();
+    // The twenty documents are one epoch at most: when it is embedded all has been read.
+    let end = Instant::now() + PATIENCE;
+    while service.asked().len() < 4 {
+        assert!(Instant::now() < end);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(child.try_wait().unwrap().is_none(), "it waits");
+    service.recover();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(texts(&config).len(), 20);
+    assert!(export(&config, "dead-letters").is_empty());
+    expect_sound(&config, "after the outage");
+}
+
 #[test]
 fn an_outage_makes_work_wait_and_loses_nothing() {
     let directory = tempfile::tempdir().unwrap();

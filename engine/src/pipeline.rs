@@ -326,11 +326,16 @@ impl Pipeline {
     /// What ended a source or the commit.
     pub fn join(self) -> Result<RunReport, PipelineError> {
         let read = join(self.ingest);
+        if read.is_err() {
+            self.stop.stop();
+        }
+        // What was read is finished first, even if an embedder is away: only a stop from outside, or a fault,
+        // gives it up.
+        self.workers.join().into_iter().for_each(drop);
+        let committed = join(self.commit);
         self.stop.stop();
         // The sources wait on channels that have closed, or on the stop signal.
         self.sources.into_iter().for_each(join);
-        self.workers.join().into_iter().for_each(drop);
-        let committed = join(self.commit);
         drop(self.batchers);
         self.upkeep.0.stop();
         join(self.upkeep.1);

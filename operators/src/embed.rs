@@ -1,4 +1,4 @@
-//! Chunks to vectors, without ever computing on the worker's thread.
+//! Chunks to vectors, without ever embedding on the worker's thread.
 //!
 //! The operator keeps the epoch's capability, hands a ticket to the embedder's threads and yields;
 //! the answer comes back by a channel and wakes it. Before it asks, it looks whether the text was

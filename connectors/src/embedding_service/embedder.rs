@@ -327,7 +327,7 @@ impl Embedder for RemoteEmbedder {
     }
 
     /// A request. How many tokens it may have only the service knows.
-    fn batch_limits(&self) -> BatchLimits {
+    fn batch_limits(&self, _: Lane) -> BatchLimits {
         BatchLimits {
             tokens: usize::MAX,
             texts: self.config.batch_texts,

@@ -86,8 +86,8 @@ pub enum EmbedError {
     Unavailable(String),
 }
 
-/// What one call of an embedder in [`Lane::Bulk`] should hold: enough to be worth it, and no more than it
-/// computes in one piece.
+/// What one call of an embedder should hold: enough to be worth it, and no more than it computes in one
+/// piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchLimits {
     /// Tokens, padding included where there is some. A text of more stands alone.
@@ -99,11 +99,15 @@ pub struct BatchLimits {
     pub is_padded: bool,
 }
 
-impl Default for BatchLimits {
-    /// A micro-batch of an encoder on a processor's core, which computes texts of any lengths together.
-    fn default() -> Self {
+impl BatchLimits {
+    /// Those of an encoder on a processor's core, which computes texts of any lengths together: a micro-batch
+    /// of chunks; of queries a dozen short ones, which take some milliseconds.
+    pub fn of_a_core(lane: Lane) -> Self {
         Self {
-            tokens: 512,
+            tokens: match lane {
+                Lane::Bulk => 512,
+                Lane::Query => 256,
+            },
             texts: 64,
             is_padded: false,
         }
@@ -140,9 +144,9 @@ pub trait Embedder: Send + Sync {
     /// How many threads should call at once in each lane.
     fn bulk_threads(&self) -> usize;
 
-    /// What a call in [`Lane::Bulk`] should hold.
-    fn batch_limits(&self) -> BatchLimits {
-        BatchLimits::default()
+    /// What a call in a lane should hold. In [`Lane::Query`] it is what others may wait for.
+    fn batch_limits(&self, lane: Lane) -> BatchLimits {
+        BatchLimits::of_a_core(lane)
     }
 
     /// Whether remembering a vector is cheaper than computing it again.

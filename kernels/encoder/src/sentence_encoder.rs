@@ -300,7 +300,10 @@ impl Embedder for SentenceEncoder {
         self.compute.bulk_threads()
     }
 
-    fn batch_limits(&self) -> BatchLimits {
+    fn batch_limits(&self, lane: Lane) -> BatchLimits {
+        if lane == Lane::Query {
+            return BatchLimits::of_a_core(lane);
+        }
         let tokens = self.compute.tokens_per_call();
         BatchLimits {
             tokens,

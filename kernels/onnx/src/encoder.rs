@@ -334,10 +334,10 @@ impl Embedder for OnnxEncoder {
     }
 
     /// A micro-batch; one of several texts where their vectors do not depend on each other.
-    fn batch_limits(&self) -> BatchLimits {
-        let limits = BatchLimits::default();
+    fn batch_limits(&self, lane: Lane) -> BatchLimits {
+        let limits = BatchLimits::of_a_core(lane);
         BatchLimits {
-            tokens: MICRO_BATCH_TOKENS,
+            tokens: limits.tokens.min(MICRO_BATCH_TOKENS),
             texts: limits.texts.min(self.graph.texts_max),
             is_padded: true,
         }

@@ -12,7 +12,7 @@
 //! time. The queue has no limit of its own, since a worker must never block on it while it holds other
 //! work: the epochs in flight bound it, and none is begun while it is long.
 
-use super::{BatchReport, BatchSize, Lanes, share};
+use super::{BatchObserver, BatchReport, BatchSize, Lanes, share};
 use crate::chunks::TextSlice;
 use crossbeam_channel::Sender;
 use rustc_hash::FxHashMap;
@@ -96,10 +96,21 @@ impl BulkLane {
         queue.waiting_tokens + queue.computing_tokens
     }
 
+    /// Says how many, under the lock, so that an older number never comes after a newer one.
+    pub(super) fn tell(&self, observer: &dyn BatchObserver) {
+        let queue = self.lock();
+        observer.waiting(queue.waiting_tokens + queue.computing_tokens);
+    }
+
     /// Ends the threads after the calls they are in; whoever waited is gone.
     pub(super) fn close(&self) {
         self.lock().is_closed = true;
         self.arrived.notify_all();
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_closed(&self) -> bool {
+        self.lock().is_closed
     }
 
     /// Takes a ticket; says whether its text has to be computed for it.
@@ -115,7 +126,7 @@ impl BulkLane {
     pub(super) fn serve(&self, lanes: &Lanes) {
         while let Some(batch) = self.take() {
             self.embed(lanes, batch);
-            lanes.observer.waiting(self.waiting_tokens());
+            self.tell(&*lanes.observer);
         }
     }
 
@@ -141,21 +152,24 @@ impl BulkLane {
     fn embed(&self, lanes: &Lanes, mut batch: Vec<Queued>) {
         let size = size_of(&batch);
         let texts: Vec<&str> = batch.iter().map(|it| it.text.as_str()).collect();
-        let start = Instant::now();
-        let call = || lanes.call(Lane::Bulk, &texts);
+        let oldest = batch.iter().map(|it| it.since).min();
+        let call = || {
+            let start = Instant::now();
+            let outcome = lanes.call(Lane::Bulk, &texts);
+            lanes.observer.batch(&BatchReport {
+                lane: Lane::Bulk,
+                texts: size.texts,
+                tokens: size.tokens,
+                padding_tokens: size.computed_tokens(self.limits.is_padded) - size.tokens,
+                waited: oldest.map_or(Duration::ZERO, |oldest| start.duration_since(oldest)),
+                took: start.elapsed(),
+                has_failed: outcome.is_err(),
+            });
+            outcome
+        };
         let Some((outcome, took)) = lanes.outage.wait_out(call) else {
             return;
         };
-        let oldest = batch.iter().map(|it| it.since).min().unwrap_or(start);
-        lanes.observer.batch(&BatchReport {
-            lane: Lane::Bulk,
-            texts: size.texts,
-            tokens: size.tokens,
-            padding_tokens: size.computed_tokens(self.limits.is_padded) - size.tokens,
-            waited: start.duration_since(oldest),
-            took,
-            has_failed: outcome.is_err(),
-        });
         match outcome {
             Ok(vectors) => {
                 for (queued, vector) in batch.into_iter().zip(vectors) {

@@ -71,8 +71,8 @@ impl Batcher {
             counter: embedder.token_counter(),
             observer,
             outage: outage.clone(),
-            bulk: BulkLane::new(embedder.batch_limits(), calls),
-            query: QueryLane::new(calls),
+            bulk: BulkLane::new(embedder.batch_limits(Lane::Bulk), calls),
+            query: QueryLane::new(embedder.batch_limits(Lane::Query), calls),
             embedder: embedder.clone(),
         });
         let threads = (0..calls)
@@ -143,7 +143,7 @@ impl BatcherHandle {
         if !self.0.bulk.push(ticket, tokens) {
             self.0.observer.shared();
         }
-        self.0.observer.waiting(self.0.bulk.waiting_tokens());
+        self.0.bulk.tell(&*self.0.observer);
     }
 
     /// Stands for the vector of a text that can't be embedded: similar to nothing.

@@ -4,7 +4,7 @@
 //! never waits for the outage to end: what was under way is given up, and read again at the next start.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use vectide_model::{EmbedError, StopSignal};
 
@@ -18,8 +18,8 @@ pub(super) type Embedded = Result<Vec<Vec<f32>>, EmbedError>;
 #[derive(Clone, Default)]
 pub struct Outage {
     stop: StopSignal,
-    /// The last call that ended found an embedder away.
-    is_away: Arc<AtomicBool>,
+    /// Threads whose last call found their embedder away; each has texts that wait for it.
+    away_threads: Arc<AtomicUsize>,
     is_given_up: Arc<AtomicBool>,
 }
 
@@ -35,7 +35,7 @@ impl Outage {
     /// Whether texts are left without an answer, so that their epochs will never be complete: also while a
     /// call still finds out whether the embedder is back. Once true it stays true.
     pub fn is_given_up(&self) -> bool {
-        if self.is_away.load(Ordering::Acquire) && self.stop.is_stopped() {
+        if self.away_threads.load(Ordering::Acquire) > 0 && self.stop.is_stopped() {
             self.give_up();
         }
         self.is_given_up.load(Ordering::Acquire)
@@ -49,19 +49,35 @@ impl Outage {
     /// Makes a call of the bulk lane as soon as the embedder can be had, with what the last try took; `None`
     /// when the pipeline ends before.
     pub(super) fn wait_out(&self, call: impl Fn() -> Embedded) -> Option<(Embedded, Duration)> {
+        let mut away = None;
         loop {
             let start = Instant::now();
             let result = call();
-            let is_away = matches!(result, Err(EmbedError::Unavailable(_)));
-            self.is_away.store(is_away, Ordering::Release);
-            if !is_away {
+            if !matches!(result, Err(EmbedError::Unavailable(_))) {
                 return Some((result, start.elapsed()));
             }
+            away.get_or_insert_with(|| Away::begin(&self.away_threads));
             self.stop.wait(PAUSE);
             if self.is_given_up() {
                 return None;
             }
         }
+    }
+}
+
+/// The time in which a thread knows its embedder to be away.
+struct Away<'a>(&'a AtomicUsize);
+
+impl<'a> Away<'a> {
+    fn begin(threads: &'a AtomicUsize) -> Self {
+        threads.fetch_add(1, Ordering::AcqRel);
+        Self(threads)
+    }
+}
+
+impl Drop for Away<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -107,6 +123,25 @@ mod tests {
         assert!(!outage.is_given_up());
         assert_eq!(outage.wait_out(away_for(u32::MAX, vectors())), None);
         assert!(outage.is_given_up());
+    }
+
+    /// Another embedder that answers, or another thread, does not make this one be there.
+    #[test]
+    fn an_outage_is_one_until_its_own_call_is_answered() {
+        let stop = StopSignal::new();
+        let outage = Outage::new(&stop);
+        let hung = std::cell::Cell::new(0);
+        let call = || {
+            hung.set(hung.get() + 1);
+            if hung.get() == 2 {
+                // While it finds out whether it is back, another is answered, and the pipeline is stopped.
+                assert!(outage.wait_out(away_for(0, vectors())).is_some());
+                stop.stop();
+                assert!(outage.is_given_up());
+            }
+            Err(EmbedError::Unavailable("away".into()))
+        };
+        assert_eq!(outage.wait_out(call), None);
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! At most `turns_max` calls are made at once. Who comes when all turns are taken waits; a thread whose call
 //! has ended gives its turn to the one that has waited longest, which takes along others that wait, as
-//! many as make a short call. So a thread computes at most one call for others besides its own texts, and
-//! the more queries come at once, the less each costs.
+//! many as make a short call. So a thread computes at most one call for others besides its own texts (more
+//! only where one of them can't be embedded), and the more queries come at once, the less each costs.
 //!
 //! Invariant: nobody waits for a turn without one of the threads having it; a query whose caller leaves is
 //! out of the queue; no call is so long that the next query notices.
@@ -12,10 +12,8 @@ use super::{BatchReport, Lanes};
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use vectide_model::{Caller, EmbedError, Lane};
+use vectide_model::{BatchLimits, Caller, EmbedError, Lane};
 
-/// Tokens of a call: a dozen short queries, some milliseconds of a processor's core.
-const TOKENS_PER_CALL: usize = 256;
 /// How often one that waits looks whether its caller is still there.
 const CALLER_CHECK: Duration = Duration::from_millis(5);
 
@@ -23,6 +21,7 @@ type Vectors = Result<Vec<Vec<f32>>, EmbedError>;
 
 pub(super) struct QueryLane {
     turns: Mutex<Turns>,
+    limits: BatchLimits,
     turns_max: usize,
 }
 
@@ -49,9 +48,10 @@ enum Stage {
 }
 
 impl QueryLane {
-    pub(super) fn new(turns_max: usize) -> Self {
+    pub(super) fn new(limits: BatchLimits, turns_max: usize) -> Self {
         Self {
             turns: Mutex::default(),
+            limits,
             turns_max,
         }
     }
@@ -61,7 +61,11 @@ impl QueryLane {
         let mut vectors = Vec::with_capacity(texts.len());
         let mut rest = texts;
         while !rest.is_empty() {
-            let (piece, tokens) = piece(lanes, rest);
+            if caller.has_left() {
+                lanes.observer.abandoned();
+                return Err(caller_left());
+            }
+            let (piece, tokens) = piece(lanes, rest, self.limits);
             vectors.append(&mut self.embed_piece(lanes, &rest[..piece], tokens, caller)?);
             rest = &rest[piece..];
         }
@@ -115,9 +119,7 @@ impl QueryLane {
                 }
                 Stage::Waiting if caller.has_left() && self.leave(request) => {
                     lanes.observer.abandoned();
-                    return Err(EmbedError::Unavailable(
-                        "the caller left before its turn".into(),
-                    ));
+                    return Err(caller_left());
                 }
                 Stage::Waiting => {}
             }
@@ -165,8 +167,10 @@ impl Turn<'_> {
             }
             // One of the texts is at fault, and fails no other's.
             Err(EmbedError::Texts(_)) => {
-                for other in std::mem::take(&mut self.others) {
+                // Each stays the turn's until it is answered, lest a panic forget it.
+                while let Some(other) = self.others.last() {
                     other.finish(call(lanes, &other.texts(), (other.tokens, waited)));
+                    self.others.pop();
                 }
                 return call(lanes, &own.texts(), (own.tokens, waited));
             }
@@ -187,7 +191,7 @@ impl Drop for Turn<'_> {
         let mut turns = lock(&self.lane.turns);
         match turns.waiting.pop_front() {
             Some(next) => {
-                let others = turns.along_with(&next);
+                let others = turns.along_with(&next, self.lane.limits);
                 next.enter(Stage::Leads(others));
             }
             None => turns.taken -= 1,
@@ -203,12 +207,12 @@ impl Drop for Turn<'_> {
 
 impl Turns {
     /// Takes out of the queue what makes one call with a request.
-    fn along_with(&mut self, first: &Request) -> Vec<Arc<Request>> {
-        let mut tokens = first.tokens;
+    fn along_with(&mut self, first: &Request, limits: BatchLimits) -> Vec<Arc<Request>> {
+        let (mut texts, mut tokens) = (first.texts.len(), first.tokens);
         let mut others = Vec::new();
         while let Some(next) = self.waiting.front() {
-            tokens += next.tokens;
-            if tokens > TOKENS_PER_CALL {
+            (texts, tokens) = (texts + next.texts.len(), tokens + next.tokens);
+            if texts > limits.texts || tokens > limits.tokens {
                 break;
             }
             others.extend(self.waiting.pop_front());
@@ -248,17 +252,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// How many of the texts make a call, at least one, and their tokens.
-fn piece(lanes: &Lanes, texts: &[&str]) -> (usize, usize) {
+fn piece(lanes: &Lanes, texts: &[&str], limits: BatchLimits) -> (usize, usize) {
     let mut tokens = lanes.tokens(texts[0]);
     let mut count = 1;
     for text in &texts[1..] {
         let more = lanes.tokens(text);
-        if tokens + more > TOKENS_PER_CALL {
+        if count == limits.texts || tokens + more > limits.tokens {
             break;
         }
         (tokens, count) = (tokens + more, count + 1);
     }
     (count, tokens)
+}
+
+fn caller_left() -> EmbedError {
+    EmbedError::Unavailable("the caller left before its turn".into())
 }
 
 fn call(lanes: &Lanes, texts: &[&str], (tokens, waited): (usize, Duration)) -> Vectors {

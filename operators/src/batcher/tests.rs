@@ -16,6 +16,8 @@ use vectide_model::{
 const SOON: Duration = Duration::from_secs(30);
 const BAD: &str = "bad";
 const PANICS: &str = "panics";
+/// Fails beside others, and panics when it is tried alone.
+const PANICS_ALONE: &str = "panics alone";
 
 /// A token a byte.
 struct Bytes;
@@ -46,7 +48,8 @@ impl Embedder for Held {
         self.begun.send(()).unwrap();
         self.may_go.recv_timeout(SOON).unwrap();
         assert!(!texts.contains(&PANICS), "on purpose");
-        if texts.contains(&BAD) {
+        assert!(texts != [PANICS_ALONE], "on purpose");
+        if texts.contains(&BAD) || texts.contains(&PANICS_ALONE) {
             return Err(EmbedError::Texts("on purpose".into()));
         }
         Ok(texts.iter().map(|text| vec![text.len() as f32]).collect())
@@ -57,8 +60,11 @@ impl Embedder for Held {
     fn bulk_threads(&self) -> usize {
         self.threads
     }
-    fn batch_limits(&self) -> BatchLimits {
-        self.limits
+    fn batch_limits(&self, lane: Lane) -> BatchLimits {
+        match lane {
+            Lane::Bulk => self.limits,
+            Lane::Query => BatchLimits::of_a_core(lane),
+        }
     }
     fn worth_remembering(&self) -> bool {
         true
@@ -302,11 +308,17 @@ fn dropping_it_ends_the_threads_after_their_call() {
     bench.send("first");
     bench.call_begins();
     bench.send("second");
-    bench.let_go(1);
+    let (handle, go) = (bench.batcher.handle(), bench.go.clone());
     let Bench {
         batcher, embedder, ..
     } = bench;
-    drop(batcher);
+    let end = std::thread::spawn(move || drop(batcher));
+    while !handle.0.bulk.is_closed() {
+        std::thread::yield_now();
+    }
+    go.send(()).unwrap();
+    end.join().unwrap();
+    drop(handle);
     assert_eq!(Arc::strong_count(&embedder), 1);
 }
 
@@ -434,4 +446,42 @@ fn a_bad_query_fails_no_other_and_a_panic_leaves_nobody_waiting() {
         bench.let_go(1);
         assert!(queries.ask("last", &stays).join().unwrap().is_ok());
     });
+}
+
+#[test]
+fn a_panic_while_each_is_tried_alone_leaves_nobody_waiting() {
+    let bench = Bench::new(limits(100, 64, false), 1);
+    let stays = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let queries = Queries {
+            scope,
+            bench: &bench,
+        };
+        let first = queries.ask("first", &stays);
+        let others = ["leads", "a", PANICS_ALONE, "b"].map(|text| queries.ask(text, &stays));
+        bench.let_go(10);
+        assert!(first.join().unwrap().is_ok());
+        let answers = others.map(|thread| thread.join().is_ok_and(|answer| answer.is_ok()));
+        // The last is tried first; who leads is hit by the panic, and nobody knows of the others' texts.
+        assert_eq!(answers, [false, false, false, true]);
+        assert!(queries.ask("last", &stays).join().unwrap().is_ok());
+    });
+}
+
+#[test]
+fn a_caller_that_leaves_has_no_more_of_its_texts_embedded() {
+    let bench = Bench::new(limits(100, 64, false), 1);
+    let texts: Vec<String> = (0..4).map(|at| long(&at.to_string(), 200)).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let (handle, has_left) = (bench.batcher.handle(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let left = || has_left.load(Ordering::Relaxed);
+        let asked = scope.spawn(move || handle.embed_query(&texts, &Caller::new(&left)));
+        bench.call_begins();
+        has_left.store(true, Ordering::Relaxed);
+        bench.let_go(4);
+        assert!(asked.join().unwrap().is_err());
+    });
+    assert_eq!(bench.calls().len(), 1);
+    assert_eq!(bench.counts.abandoned.load(Ordering::Relaxed), 1);
 }

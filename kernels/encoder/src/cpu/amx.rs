@@ -33,6 +33,27 @@ pub(crate) enum PairUnit {
     /// What tiles compute, in plain Rust: for tests where there are none.
     #[cfg(test)]
     EmulatedTiles,
+    /// The same with an address that is wrong: for the test of the check.
+    #[cfg(test)]
+    FaultyTiles(Fault),
+}
+
+/// What an instruction with a wrong address would do.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The lower rows are the upper ones.
+    RowsTwice,
+    /// The right columns are the left ones.
+    ColumnsTwice,
+    /// The panel stays where it is from step to step.
+    PanelStays,
+    /// The input does.
+    InputStays,
+    /// The sums' halves change places.
+    SumsSwapped,
+    /// One half of each pair is left out.
+    HalfAPair,
 }
 
 impl PairUnit {
@@ -178,7 +199,9 @@ impl TileProduct {
                 PairUnit::Tiles => self.compute_whole(sums),
                 PairUnit::Vectors => {}
                 #[cfg(test)]
-                PairUnit::EmulatedTiles => self.emulate(sums),
+                PairUnit::EmulatedTiles => self.emulate(None, sums),
+                #[cfg(test)]
+                PairUnit::FaultyTiles(fault) => self.emulate(Some(fault), sums),
             }
         }
     }
@@ -265,23 +288,33 @@ impl TileProduct {
     /// # Safety
     /// As for [`TileProduct::compute`].
     #[cfg(test)]
-    unsafe fn emulate(&self, sums: *mut Sums) {
+    unsafe fn emulate(&self, fault: Option<Fault>, sums: *mut Sums) {
         let value = |half: u32| f32::from_bits(half << 16);
+        let unless = |other: Fault, at: usize, wrong: usize| {
+            if fault == Some(other) { wrong } else { at }
+        };
         let rows = if self.is_half { 16 } else { TILE_ROWS };
         for row in 0..rows {
             for column in 0..COLUMNS {
                 let mut sum = 0.0_f32;
                 for pair in 0..self.steps * STEP_PAIRS {
+                    let from_row = unless(Fault::RowsTwice, row, row % 16);
+                    let from_column = unless(Fault::ColumnsTwice, column, column % 16);
+                    let input_pair = unless(Fault::InputStays, pair, pair % STEP_PAIRS);
+                    let panel_pair = unless(Fault::PanelStays, pair, pair % STEP_PAIRS);
                     // SAFETY: this function's contract.
                     let (a, b) = unsafe {
-                        let input = self.input.add(row * self.input_stride + pair);
-                        (*input, *self.panel.add(pair * COLUMNS + column))
+                        let input = self.input.add(from_row * self.input_stride + input_pair);
+                        (*input, *self.panel.add(panel_pair * COLUMNS + from_column))
                     };
                     sum += value(a & 0xFFFF) * value(b & 0xFFFF);
-                    sum += value(a >> 16) * value(b >> 16);
+                    if fault != Some(Fault::HalfAPair) {
+                        sum += value(a >> 16) * value(b >> 16);
+                    }
                 }
+                let to = unless(Fault::SumsSwapped, column, (column + 16) % COLUMNS);
                 // SAFETY: this function's contract.
-                unsafe { (&raw mut (*sums).0[row * COLUMNS + column]).write(sum) }
+                unsafe { (&raw mut (*sums).0[row * COLUMNS + to]).write(sum) }
             }
         }
     }
@@ -352,11 +385,15 @@ fn asks_for_permission() -> bool {
 /// Whether a unit computes what vectors do, on a tile with all its rows and on one with a few.
 fn is_right(unit: PairUnit) -> bool {
     const DEPTH: usize = 4 * STEP_PAIRS;
-    // Small whole numbers, whose products and sums are exact in any order: 1 to 8 as bfloat16.
-    let value = |at: usize| Pair::from(half::bf16::from_f32((at % 8) as f32 + 1.0).to_bits());
-    let pair = |at: usize| value(at * 7 + at / 32) | value(at * 3 + 1) << 16;
+    // Small whole numbers, whose products and sums are exact in any order: 1 to 8 as bfloat16, by the high bits
+    // of a multiplicative hash, so that no two rows, columns or steps of the depth are alike.
+    let value = |at: usize, seed: u32| {
+        let number = ((at as u32).wrapping_mul(seed) >> 29) + 1;
+        Pair::from(half::bf16::from_f32(number as f32).to_bits())
+    };
+    let pair = |at: usize| value(at, 0x9E37_79B1) | value(at, 0x85EB_CA6B) << 16;
     let input: Vec<Pair> = (0..TILE_ROWS * DEPTH).map(pair).collect();
-    let panel: Vec<Pair> = (0..DEPTH * COLUMNS).map(|at| pair(at + 5)).collect();
+    let panel: Vec<Pair> = (0..DEPTH * COLUMNS).map(|at| pair(at + 12_345)).collect();
     let product = |unit: PairUnit, rows: usize| {
         let mut out = vec![0.0; rows * COLUMNS];
         let _session = Session::begin(unit);
@@ -408,6 +445,16 @@ mod tests {
             return;
         }
         assert!(is_right(PairUnit::EmulatedTiles));
+        for fault in [
+            Fault::RowsTwice,
+            Fault::ColumnsTwice,
+            Fault::PanelStays,
+            Fault::InputStays,
+            Fault::SumsSwapped,
+            Fault::HalfAPair,
+        ] {
+            assert!(!is_right(PairUnit::FaultyTiles(fault)), "{fault:?}");
+        }
         if is_permitted() {
             assert!(is_right(PairUnit::Tiles));
             assert_eq!(PairUnit::best(), PairUnit::Tiles);
