@@ -27,9 +27,10 @@ install() {
 }
 
 model() {
-  local weights
-  weights=$(cargo run --quiet --release --package vectide-app --bin vectide -- model fetch all-MiniLM-L6-v2 | head -1)
-  "$python" benches/peers/embed_model.py "$(dirname "$weights")" "$folder/model"
+  local fetched
+  # All of it is read: a pipe that is closed after the first line would fail the command.
+  fetched=$(cargo run --quiet --release --package vectide-app --bin vectide -- model fetch all-MiniLM-L6-v2)
+  "$python" benches/peers/embed_model.py "$(dirname "${fetched%%$'\n'*}")" "$folder/model"
 }
 
 mkdir -p "$folder"

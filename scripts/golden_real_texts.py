@@ -5,11 +5,12 @@ The reference is the model in sentence-transformers on PyTorch: float32 on the p
 that nothing is padded. The texts are the beginnings of English, Japanese and other documents of the test data,
 of 1 to 512 tokens. They stay where they are: what is written names them.
 
-How the files in kernels/encoder/tests/data were made, in the environment of the embedding benchmark:
+How the files in kernels/encoder/tests/data were made, in the environment of the embedding benchmark, from the test
+data's folder (VECTIDE_TEST_DATA):
 
     scripts/embed_peers.sh install
-    target/embed-peers/environment/bin/python scripts/golden_real_texts.py target/embed-peers/model ../shared/data \
-        kernels/encoder/tests/data
+    target/embed-peers/environment/bin/python scripts/golden_real_texts.py target/embed-peers/model \
+        "$VECTIDE_TEST_DATA" kernels/encoder/tests/data
 
 Writes real.tsv, a line for each text: the file, the line in it (from 0), how many characters of it, and how many
 tokens they are at most 512 of; and real.zst, the vectors: one of each text at 512 tokens, then one at 256, the

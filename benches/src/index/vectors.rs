@@ -1,7 +1,7 @@
 //! The vectors of the index benchmark: real embeddings, enlarged to any number by mixing them.
 //!
-//! **Base.** Sentences of the corpora in `../shared/data` (SciFact abstracts, SQuAD paragraphs, the
-//! OpenTelemetry documents), embedded by all-MiniLM-L6-v2; the queries are the corpora's own questions and
+//! **Base.** Sentences of the corpora in the test data's folder (VECTIDE_TEST_DATA): SciFact abstracts, SQuAD
+//! paragraphs, the OpenTelemetry documents, embedded by all-MiniLM-L6-v2; the queries are the corpora's own questions and
 //! claims. Embedding them takes some minutes, so both are kept beside the build.
 //!
 //! **Enlarged.** A row is the sum of a base vector, of a share of 0.2 to 0.5 of one that stands at most 8
