@@ -12,7 +12,7 @@ use serde::Deserialize;
 use std::sync::Arc;
 use vectide_model::{
     ComponentError, Device, EmbedError, Embedder, EmbedderConfig, Lane, ModelIdentity, OpenContext,
-    TokenCounter,
+    Precision, TokenCounter,
 };
 
 /// The name under `model:`.
@@ -47,10 +47,20 @@ pub struct HashingConfig {
     /// Where it runs: the CPU.
     #[serde(default)]
     pub device: Device,
+    /// The numbers that it computes with: only `auto`, which says nothing.
+    #[serde(default)]
+    pub precision: Option<Precision>,
 }
 
 impl HashingConfig {
     fn model(&self) -> Result<Hashing, ComponentError> {
+        if !matches!(self.precision, None | Some(Precision::Auto)) {
+            return Err(ComponentError::new(
+                "precision",
+                "model `hashing` counts words and has no precision to choose",
+                "leave `precision` out, or use `auto`",
+            ));
+        }
         if self.device == Device::Cuda {
             return Err(ComponentError::new(
                 "device",
@@ -250,6 +260,13 @@ mod tests {
         let mut on_cuda = config(None);
         on_cuda.device = Device::Cuda;
         assert_eq!(field(on_cuda).as_deref(), Some("device"));
+        let precise = |precision: &str| -> HashingConfig {
+            serde_json::from_value(serde_json::json!({"precision": precision})).unwrap()
+        };
+        for precision in ["f32", "bf16"] {
+            assert_eq!(field(precise(precision)).as_deref(), Some("precision"));
+        }
+        assert_eq!(field(precise("auto")), None);
         assert_eq!(field(config(None)), None);
     }
 
