@@ -161,8 +161,8 @@ impl Description {
         Ok(Self {
             shape,
             tokens_max,
-            query_prefix: prompts.prefix(query_prompts(shape)),
-            passage_prefix: prompts.prefix(passage_prompts(shape)),
+            query_prefix: prompts.prefix(query_prompts(shape.is_plain_bert())),
+            passage_prefix: prompts.prefix(passage_prompts(shape.is_plain_bert())),
             is_lower_case: lengths.do_lower_case,
             pools_prefix,
         })
@@ -223,14 +223,14 @@ impl Description {
 }
 
 // BERT's are those that it always had: another prefix would be another model.
-fn query_prompts(shape: EncoderShape) -> &'static [&'static str] {
-    match shape.is_plain_bert() {
+fn query_prompts(is_plain_bert: bool) -> &'static [&'static str] {
+    match is_plain_bert {
         true => &["query"],
         false => &["query", "search_query"],
     }
 }
-fn passage_prompts(shape: EncoderShape) -> &'static [&'static str] {
-    match shape.is_plain_bert() {
+fn passage_prompts(is_plain_bert: bool) -> &'static [&'static str] {
+    match is_plain_bert {
         true => &["document", "passage", "corpus"],
         false => &["document", "passage", "corpus", "search_document"],
     }
@@ -266,6 +266,7 @@ impl SentenceSettings {
         let of_tokenizer = tokenizer.model_max_length.map(|tokens| tokens as usize);
         let of_tokenizer = of_tokenizer.filter(|tokens| *tokens <= POSITIONS_MAX);
         let first_position = config.first_position();
+        let is_plain_bert = config.model_type == "bert";
         let positions = config.max_position_embeddings;
         let positions = positions.map(|positions| positions.saturating_sub(first_position));
         let shorter = |a: Option<usize>, b: Option<usize>| a.into_iter().chain(b).min();
@@ -279,8 +280,8 @@ impl SentenceSettings {
             pools_prefix,
             tokens_max: lengths.max_seq_length.or(shorter(of_tokenizer, positions)),
             is_lower_case: lengths.do_lower_case,
-            query_prefix: prompts.prefix(&["query"]),
-            passage_prefix: prompts.prefix(&["document", "passage", "corpus"]),
+            query_prefix: prompts.prefix(query_prompts(is_plain_bert)),
+            passage_prefix: prompts.prefix(passage_prompts(is_plain_bert)),
             first_position,
             pad_token_id: config.pad_token_id,
         })
@@ -516,4 +517,30 @@ fn tokens_max(
         ));
     }
     Ok(tokens)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The prefixes of any model are those that `bert` finds in the same files.
+    #[test]
+    fn plain_bert_has_fewer_names_of_prompts_than_others() {
+        let prefixes = |model_type: &str| {
+            let files = SmallFiles {
+                config: Some(format!("{{\"model_type\": \"{model_type}\"}}").into()),
+                sentence_transformers: Some(
+                    br#"{"prompts": {"search_query": "q: ", "search_document": "d: "}}"#.to_vec(),
+                ),
+                ..SmallFiles::default()
+            };
+            let settings = SentenceSettings::read(&files).unwrap();
+            (settings.query_prefix, settings.passage_prefix)
+        };
+        assert_eq!(prefixes("bert"), (String::new(), String::new()));
+        for model_type in ["nomic_bert", "modernbert", "mpnet"] {
+            let found = prefixes(model_type);
+            assert_eq!(found, ("q: ".into(), "d: ".into()), "{model_type}");
+        }
+    }
 }
