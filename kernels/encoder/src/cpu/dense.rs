@@ -29,17 +29,22 @@ impl Products {
 }
 
 /// What makes the products of bfloat16 where there are some, for a person.
-#[cfg(target_arch = "x86_64")]
 pub(crate) fn bf16_unit() -> &'static str {
-    match PairUnit::best() {
-        PairUnit::Vectors => "bf16",
-        _ => "bf16 on amx",
+    match has_matrix_unit() {
+        false => "bf16",
+        true => "bf16 on amx",
     }
 }
 
+/// Whether products of bfloat16 are made on a matrix unit and not on vectors.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn has_matrix_unit() -> bool {
+    has_bf16() && PairUnit::best() != PairUnit::Vectors
+}
+
 #[cfg(not(target_arch = "x86_64"))]
-pub(crate) fn bf16_unit() -> &'static str {
-    "bf16"
+pub(crate) fn has_matrix_unit() -> bool {
+    false
 }
 
 #[cfg(target_arch = "x86_64")]

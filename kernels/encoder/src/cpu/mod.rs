@@ -37,7 +37,7 @@ mod x86;
 pub(crate) use architecture::{Architecture, Family, FeedForward, Norms, Positions, Window};
 pub(crate) use attention::AttentionShape;
 pub use dense::Products;
-pub(crate) use dense::bf16_unit;
+pub(crate) use dense::{bf16_unit, has_matrix_unit};
 pub(crate) use encoder::Encoder;
 pub use rows::Pooling;
 pub(crate) use weights::EncoderShape;

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 use super::thread_time::thread_time;
+use crate::cpu::has_matrix_unit;
 use crate::{Backend, Products};
 use std::arch::x86_64::*;
 use std::hint::black_box;
@@ -16,7 +17,7 @@ const STEPS: usize = 4_000_000;
 const CHAINS: usize = 12;
 
 /// Operations a second of one thread; nothing for arithmetic that is not measured here or that the processor
-/// does not have.
+/// does not have. Products of bfloat16 on a matrix unit are not: a loop of vectors says nothing of them.
 pub(super) fn peak_flops(backend: Backend, products: Products) -> Option<f64> {
     if !Backend::available().contains(&backend) || !products.are_available(backend) {
         return None;
@@ -24,6 +25,7 @@ pub(super) fn peak_flops(backend: Backend, products: Products) -> Option<f64> {
     let (operations, run): (usize, unsafe fn(f32) -> f32) = match (backend, products) {
         (Backend::Avx2, _) => (16, avx2),
         (Backend::Avx512, Products::F32) => (32, avx512),
+        (Backend::Avx512, Products::Bf16) if has_matrix_unit() => return None,
         (Backend::Avx512, Products::Bf16) => (64, avx512_bf16),
         (Backend::Portable, _) => return None,
     };
