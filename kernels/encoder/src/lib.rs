@@ -25,4 +25,4 @@ mod tokenize;
 pub use cpu::{Backend, Pooling, Products};
 pub use lane_priority::lower_for_bulk;
 pub use sentence_encoder::{SentenceEncoder, dimension};
-pub use tokenize::{Tokenizer, TokenizerError};
+pub use tokenize::{Tokenizer, TokenizerError, check_library_file};

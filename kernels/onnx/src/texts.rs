@@ -1,16 +1,18 @@
 //! Texts to token ids, by whatever tokenizer the model has.
 //!
-//! WordPiece as BERT has it goes the fast way of `vectide-encoder`, whose ids are the library's; all other
-//! kinds of `tokenizer.json` go to the `tokenizers` library. Padding and truncation in the file are ignored.
+//! What `vectide-encoder` knows (WordPiece as BERT has it, SentencePiece's Unigram, BPE of bytes) goes its way,
+//! whose ids are the library's; all other files go to the `tokenizers` library, once what it would believe of them
+//! was checked. Padding and truncation in the file are ignored.
 //!
 //! Invariant: a text has at most `tokens_max` ids, special ones included, and no text takes more work than
-//! those ids need: of a text that is far too long only a beginning is looked at.
+//! those ids need: of a text that is far too long only a beginning is looked at. A panic over a text is that
+//! text's error.
 
 use crate::contained::contained;
 use serde_json::Value;
 use std::sync::Arc;
 use tokenizers::{PostProcessor, TruncationDirection};
-use vectide_encoder::Tokenizer;
+use vectide_encoder::{Tokenizer, check_library_file};
 use vectide_model::TokenCounter;
 
 /// Bytes of text that are first looked at for each token that is wanted: four times what a token of English has.
@@ -19,6 +21,8 @@ const BYTES_A_TOKEN: usize = 16;
 const BEGINNING_BYTES_MIN: usize = 4096;
 /// Tokens before the cut that may be other ones than without it.
 const CUT_TOKENS: usize = 16;
+/// Bytes of a token of a text that can't be counted: fewer than those of English, so that it is cut rather short.
+const ESTIMATED_TOKEN_BYTES: usize = 3;
 
 /// The ids of one text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,8 +35,8 @@ pub(crate) struct TokenIds {
 
 /// A model's tokenizer.
 pub(crate) enum Texts {
-    /// BERT's WordPiece.
-    WordPiece(Arc<Tokenizer>),
+    /// One that `vectide-encoder` knows.
+    Own(Arc<Tokenizer>),
     /// Any other.
     Library(Arc<LibraryTokenizer>),
 }
@@ -43,10 +47,12 @@ impl Texts {
     /// # Errors
     /// What is wrong with it.
     pub(crate) fn read(json: &[u8], tokens_max: usize) -> Result<Self, String> {
-        if let Ok(fast) = contained(|| Tokenizer::from_json(json, tokens_max))? {
-            return Ok(Self::WordPiece(Arc::new(fast)));
-        }
+        let refusal = match contained(|| Tokenizer::from_json(json, tokens_max))? {
+            Ok(own) => return Ok(Self::Own(Arc::new(own))),
+            Err(refusal) => refusal,
+        };
         let library = LibraryTokenizer::read(json, tokens_max)?;
+        tracing::debug!(%refusal, "the `tokenizers` library makes this model's tokens");
         Ok(Self::Library(Arc::new(library)))
     }
 
@@ -55,29 +61,41 @@ impl Texts {
     /// # Errors
     /// What the library says.
     pub(crate) fn encode(&self, text: &str) -> Result<TokenIds, String> {
-        match self {
-            Self::WordPiece(fast) => Ok(TokenIds {
-                ids: fast.encode(text),
+        contained(|| match self {
+            Self::Own(own) => Ok(TokenIds {
+                ids: own.encode(text),
                 types: Vec::new(),
             }),
             Self::Library(library) => library.encode(text),
-        }
+        })
+        .map_err(|panic| format!("its tokenizer panicked: {panic}"))?
     }
 
     /// Counts tokens, without special ones.
     pub(crate) fn counter(&self) -> Arc<dyn TokenCounter> {
-        match self {
-            Self::WordPiece(fast) => fast.clone(),
+        let counter: Arc<dyn TokenCounter> = match self {
+            Self::Own(own) => own.clone(),
             Self::Library(library) => library.clone(),
-        }
+        };
+        Arc::new(ContainedCounter(counter))
     }
 
     /// Special tokens that every text gets.
     pub(crate) fn special_tokens(&self) -> usize {
         match self {
-            Self::WordPiece(_) => 2,
+            Self::Own(_) => 2,
             Self::Library(library) => library.special_tokens,
         }
+    }
+}
+
+/// Counts whatever becomes of the tokenizer: a text that it panics over is told where it is embedded.
+struct ContainedCounter(Arc<dyn TokenCounter>);
+
+impl TokenCounter for ContainedCounter {
+    fn count(&self, text: &str) -> usize {
+        let counted = contained(|| self.0.count(text));
+        counted.unwrap_or_else(|_| text.len().div_ceil(ESTIMATED_TOKEN_BYTES))
     }
 }
 
@@ -102,6 +120,7 @@ impl LibraryTokenizer {
             return Err("it is no JSON object".into());
         }
         check_templates(&file["post_processor"])?;
+        check_library_file(&file).map_err(|error| error.to_string())?;
         // Ids never become texts again, and the library panics over a decoder that it does not know.
         for part in ["padding", "truncation", "decoder"] {
             file[part] = Value::Null;
@@ -231,13 +250,21 @@ mod tests {
         })
     }
 
+    /// The same without special tokens, which `vectide-encoder` refuses.
+    fn unframed() -> Value {
+        let mut file = unigram();
+        file["post_processor"] = Value::Null;
+        file
+    }
+
     fn read(file: &Value, tokens_max: usize) -> Result<Texts, String> {
         Texts::read(file.to_string().as_bytes(), tokens_max)
     }
 
     #[test]
-    fn pieces_with_scores_go_to_the_library() {
+    fn pieces_with_scores_are_made_here() {
         let texts = read(&unigram(), 10).unwrap();
+        assert!(matches!(texts, Texts::Own(_)));
         let ids = |text: &str| texts.encode(text).unwrap().ids;
         assert_eq!(ids("water waters"), [0, 7, 7, 8, 2]);
         assert_eq!(ids(""), [0, 2]);
@@ -250,11 +277,61 @@ mod tests {
         assert_eq!(pad_id(b"{"), None);
     }
 
+    #[test]
+    fn what_is_not_known_here_goes_to_the_library() {
+        let texts = read(&unframed(), 8).unwrap();
+        assert!(matches!(texts, Texts::Library(_)));
+        let ids = |text: &str| texts.encode(text).unwrap().ids;
+        assert_eq!(ids("water waters"), [7, 7, 8]);
+        assert_eq!(ids(""), [0_u32; 0]);
+        // Cut behind, whatever the file says.
+        assert_eq!(ids(&"water ".repeat(50)), [7; 8]);
+        assert_eq!(texts.counter().count(&"water ".repeat(50)), 51);
+        assert_eq!(texts.special_tokens(), 0);
+        // Special tokens that `vectide-encoder` has no place for: two of them behind a text.
+        let mut file = unigram();
+        let piece = |name: &str| json!({"SpecialToken": {"id": name, "type_id": 0}});
+        let text = json!({"Sequence": {"id": "A", "type_id": 0}});
+        file["post_processor"]["single"] =
+            json!([piece("<s>"), text, piece("</s>"), piece("</s>")]);
+        let texts = read(&file, 10).unwrap();
+        assert!(matches!(texts, Texts::Library(_)));
+        assert_eq!(texts.special_tokens(), 3);
+        let ids = texts.encode(&"water ".repeat(50)).unwrap().ids;
+        assert_eq!(ids, [0, 7, 7, 7, 7, 7, 7, 7, 2, 2]);
+    }
+
+    /// A map that leads out of itself would be a panic at the first text that it is asked for.
+    #[test]
+    fn damaged_maps_of_characters_are_refused_whichever_way_a_file_goes() {
+        let map = json!({"type": "Precompiled", "precompiled_charsmap": "BAAAAAAUAAA="});
+        let sequence = json!({"type": "Sequence", "normalizers": [{"type": "NFD"}, map]});
+        for mut file in [unigram(), unframed()] {
+            for normalizer in [&map, &sequence] {
+                file["normalizer"] = normalizer.clone();
+                let error = read(&file, 10).err().unwrap();
+                assert!(error.contains("leads out of itself"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_count_that_panics_is_estimated() {
+        struct Panics;
+        impl TokenCounter for Panics {
+            fn count(&self, _: &str) -> usize {
+                panic!("no count")
+            }
+        }
+        let counter = ContainedCounter(Arc::new(Panics));
+        assert_eq!(counter.count("seven b"), 3);
+    }
+
     /// Of a megabyte only a beginning is encoded, and the ids are those of the whole.
     #[test]
     fn long_texts_have_the_ids_of_their_beginning() {
-        let Texts::Library(library) = read(&unigram(), 12).unwrap() else {
-            panic!("the fast way");
+        let Texts::Library(library) = read(&unframed(), 10).unwrap() else {
+            panic!("not the library");
         };
         let texts = [
             "water ".repeat(180_000),
@@ -264,9 +341,7 @@ mod tests {
         ];
         for text in texts {
             let whole = library.library.encode_fast(text.as_str(), false).unwrap();
-            let mut expected = vec![0];
-            expected.extend(whole.get_ids().iter().take(10));
-            expected.push(2);
+            let expected: Vec<u32> = whole.get_ids().iter().copied().take(10).collect();
             assert_eq!(library.encode(&text).unwrap().ids, expected, "{text:.20}");
         }
     }

@@ -10,6 +10,7 @@ mod runtime;
 
 use graphs::Variant;
 use proptest::prelude::*;
+use serde_json::json;
 use std::path::Path;
 use vectide_model::{ComponentError, Lane, OpenContext};
 use vectide_onnx::{OnnxConfig, open};
@@ -129,6 +130,28 @@ fn weights_outside_are_looked_for_and_nowhere_else() {
     }
 }
 
+/// The library would panic over such a map at the first text that leads there, on a thread of the pipeline.
+#[test]
+fn damaged_maps_of_characters_are_errors_for_all_tokenizers() {
+    let Some(library) = runtime::library("damaged maps of characters") else {
+        return;
+    };
+    // An array of one unit, which leads out of it.
+    let map = json!({"type": "Precompiled", "precompiled_charsmap": "BAAAAAAUAAA="});
+    let sequence = json!({"type": "Sequence", "normalizers": [{"type": "NFD"}, map]});
+    let framed = graphs::unigram_tokenizer();
+    for mut tokenizer in [framed.clone(), graphs::unframed(framed)] {
+        for normalizer in [&map, &sequence] {
+            tokenizer["normalizer"] = normalizer.clone();
+            let folder = graphs::folder(&variant());
+            let path = folder.path().join("tokenizer.json");
+            std::fs::write(path, tokenizer.to_string()).unwrap();
+            let error = open_folder(folder.path(), &library).unwrap_err();
+            assert!(error.fact.contains("leads out of itself"), "{error:?}");
+        }
+    }
+}
+
 /// A file that is larger than anything sensible is not even read; a sparse one costs no disk.
 #[test]
 fn huge_files_are_not_read() {
@@ -164,14 +187,18 @@ proptest! {
         edits in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..4_u8), 1..6),
         in_front in any::<bool>(),
         has_scores in any::<bool>(),
+        is_framed in any::<bool>(),
     ) {
         let Some(library) = runtime::library("changed bytes") else {
             return Ok(());
         };
         let folder = graphs::folder(&variant());
         if has_scores {
-            let tokenizer = graphs::unigram_tokenizer().to_string();
-            std::fs::write(folder.path().join("tokenizer.json"), tokenizer).unwrap();
+            let mut tokenizer = graphs::unigram_tokenizer();
+            if !is_framed {
+                tokenizer = graphs::unframed(tokenizer);
+            }
+            std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
         }
         let path = folder.path().join(FILES[file]);
         let mut contents = std::fs::read(&path).unwrap();

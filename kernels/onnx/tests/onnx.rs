@@ -345,7 +345,17 @@ fn graphs_of_many_shapes_are_fed_what_they_ask_for() {
 
 /// RoBERTa's way: pieces with scores, two special tokens of other names, positions from behind that of padding.
 #[test]
-fn tokenizers_of_other_kinds_go_to_the_library() {
+fn tokenizers_of_other_kinds_are_read_as_far_as_the_encoder_knows_them() {
+    check_pieces_with_scores(Value::Null);
+}
+
+/// The encoder refuses this normaliser, which changes nothing of the texts here.
+#[test]
+fn tokenizers_that_the_encoder_refuses_go_to_the_library() {
+    check_pieces_with_scores(json!({"type": "NFD"}));
+}
+
+fn check_pieces_with_scores(normalizer: Value) {
     let Some(library) = runtime::library("tokenizers of other kinds") else {
         return;
     };
@@ -357,7 +367,9 @@ fn tokenizers_of_other_kinds_go_to_the_library() {
     let write = |name: &str, contents: Value| {
         std::fs::write(folder.path().join(name), contents.to_string()).unwrap();
     };
-    write("tokenizer.json", graphs::unigram_tokenizer());
+    let mut tokenizer = graphs::unigram_tokenizer();
+    tokenizer["normalizer"] = normalizer;
+    write("tokenizer.json", tokenizer);
     write(
         "config.json",
         json!({"model_type": "xlm-roberta", "pad_token_id": 1}),
@@ -390,8 +402,7 @@ fn a_text_without_any_token_has_zeros() {
         return;
     };
     let folder = graphs::folder(&Variant::default());
-    let mut tokenizer = graphs::unigram_tokenizer();
-    tokenizer["post_processor"] = Value::Null;
+    let tokenizer = graphs::unframed(graphs::unigram_tokenizer());
     std::fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
     let model = open(&config(folder.path(), &library), &context()).unwrap();
     embedder_contract(&*model);

@@ -10,10 +10,13 @@
 mod characters;
 mod charsmap;
 mod file;
+mod library_file;
 mod stretches;
 mod stretches_file;
 mod word_piece;
 mod words;
+
+pub use library_file::check_library_file;
 
 use serde_json::Value;
 use stretches::Stretches;

@@ -16,7 +16,7 @@ use tokenizers::Tokenizer;
 /// tree of them has a node of some 200 bytes for each byte that no other piece begins with.
 const PIECES_BYTES_MAX: usize = 3 << 20;
 /// Bytes of one piece: XLM-RoBERTa's longest has 48. Each place of a text is tried to this depth.
-const PIECE_BYTES_MAX: usize = 256;
+pub(super) const PIECE_BYTES_MAX: usize = 256;
 /// Pieces, as in the vocabulary of a model, and merges.
 const PIECES_MAX: usize = 1 << 20;
 /// Tokens beside the pieces: ModernBERT has 117, of which each is looked for in each text.
@@ -127,7 +127,7 @@ fn named(step: &Value) -> &str {
     step["type"].as_str().unwrap_or("none")
 }
 
-fn check_pieces<'a>(
+pub(super) fn check_pieces<'a>(
     count: usize,
     pieces: impl Iterator<Item = Option<&'a str>>,
 ) -> Result<(), TokenizerError> {

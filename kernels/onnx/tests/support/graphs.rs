@@ -272,6 +272,13 @@ pub(crate) fn unigram_tokenizer() -> serde_json::Value {
     })
 }
 
+/// A tokenizer without special tokens around a text: the encoder's own reader refuses it, so the `tokenizers`
+/// library has it.
+pub(crate) fn unframed(mut tokenizer: serde_json::Value) -> serde_json::Value {
+    tokenizer["post_processor"] = serde_json::Value::Null;
+    tokenizer
+}
+
 /// A folder with a graph, its table where that lies outside, the tokenizer, and files that say `mean`.
 pub(crate) fn folder(variant: &Variant) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
