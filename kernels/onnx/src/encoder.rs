@@ -9,7 +9,7 @@
 //! all zeros for a text without any token.
 
 use crate::batches::{MICRO_BATCH_TOKENS, batches};
-use crate::sessions::Sessions;
+use crate::sessions::{LONG_TEXT_TOKENS, Sessions};
 use crate::signature::{Gives, Input, Signature};
 use crate::texts::{Texts, TokenIds};
 use half::f16;
@@ -114,8 +114,11 @@ impl Graph {
             Lane::Query => &self.queries,
             Lane::Bulk => &self.bulk,
         };
+        let tokens = batch.iter().map(|text| text.ids.len()).max();
+        let tokens = tokens.unwrap_or_default();
         let run = |session: &mut Session| self.run(session, batch, width);
-        sessions.with(run)
+        let vectors = sessions.with_tokens(tokens, run);
+        vectors.map_err(|error| explained(error, tokens))
     }
 
     fn run(
@@ -207,6 +210,19 @@ impl Graph {
                 }
             });
         Ok(texts.collect())
+    }
+}
+
+/// An error with its hint, where the length of a text may be its reason: what ONNX Runtime says of memory that it
+/// did not get names a node and a number of bytes.
+fn explained(error: String, tokens: usize) -> String {
+    let lower = error.to_lowercase();
+    let of_memory = ["alloc", "out of memory"];
+    match tokens > LONG_TEXT_TOKENS && of_memory.iter().any(|word| lower.contains(word)) {
+        true => format!(
+            "a text of {tokens} tokens needs more memory than there is, a lower `max_tokens` needs less: {error}"
+        ),
+        false => error,
     }
 }
 
@@ -345,5 +361,23 @@ impl Embedder for OnnxEncoder {
 
     fn worth_remembering(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_a_long_text_does_not_get_is_told_as_such() {
+        let failed = "Failed to allocate memory for requested buffer of size 3221225472";
+        let long = explained(failed.into(), 8192);
+        assert!(
+            long.starts_with("a text of 8192 tokens needs more memory"),
+            "{long}"
+        );
+        assert!(long.ends_with(failed), "{long}");
+        assert_eq!(explained(failed.into(), LONG_TEXT_TOKENS), failed);
+        assert_eq!(explained("Invalid rank".into(), 8192), "Invalid rank");
     }
 }

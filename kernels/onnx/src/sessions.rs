@@ -5,7 +5,11 @@
 //! large one, whose weights should not lie in memory that often, fewer sessions share the threads. Threads that a
 //! bulk session makes are of low priority, as its callers are.
 //!
-//! Invariant: a session is in the pool or with one caller, whatever becomes of that caller.
+//! What attention needs grows by the square of a text's length, in each session that computes one. So of a lane's
+//! long texts one is computed at a time.
+//!
+//! Invariant: a session is in the pool or with one caller, whatever becomes of that caller; at most one of a lane's
+//! sessions is with a long text.
 
 use crate::contained::contained;
 use crate::model_file::ModelFile;
@@ -14,7 +18,7 @@ use ort::logging::LogLevel;
 use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use std::num::NonZero;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use vectide_encoder::lower_for_bulk;
 use vectide_model::Lane;
@@ -22,11 +26,15 @@ use vectide_model::Lane;
 /// Memory for the weights of one lane's sessions: two of a small model's, so that more than one caller computes,
 /// and one of any other's.
 const LANE_WEIGHTS_BYTES: u64 = 256 << 20;
+/// A text of more tokens is long: attention's scores of so many take 50 MB for each twelve heads.
+pub(crate) const LONG_TEXT_TOKENS: usize = 1024;
 
 /// Sessions of one lane.
 pub(crate) struct Sessions {
     free: Mutex<Vec<Session>>,
     returned: Condvar,
+    /// Held while a long text is computed.
+    long_text: Mutex<()>,
     count: usize,
 }
 
@@ -51,6 +59,7 @@ impl Sessions {
         Ok(Self {
             free: Mutex::new(sessions.collect::<Result<_, _>>()?),
             returned: Condvar::new(),
+            long_text: Mutex::new(()),
             count,
         })
     }
@@ -58,6 +67,25 @@ impl Sessions {
     /// How many callers compute at once.
     pub(crate) fn count(&self) -> usize {
         self.count
+    }
+
+    /// Computes a batch whose longest text has so many tokens, once a session is free and it is a long text's
+    /// turn. Who waits for the turn holds no session meanwhile.
+    pub(crate) fn with_tokens<T>(
+        &self,
+        tokens: usize,
+        compute: impl FnOnce(&mut Session) -> T,
+    ) -> T {
+        let turn = self.turn(tokens);
+        let result = self.with(compute);
+        drop(turn);
+        result
+    }
+
+    /// The turn of a long text; other texts need none.
+    fn turn(&self, tokens: usize) -> Option<MutexGuard<'_, ()>> {
+        let turn = (tokens > LONG_TEXT_TOKENS).then(|| self.long_text.lock());
+        turn.map(|turn| turn.unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Computes with a session, once one is free.
@@ -139,5 +167,26 @@ impl ThreadManager for BulkThreads {
     fn join(thread: JoinHandle<()>) -> ort::Result<()> {
         let ended = thread.join();
         ended.map_err(|_| ort::Error::new("a thread of a session panicked"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_long_text_has_its_turn_and_short_ones_need_none() {
+        let sessions = Sessions {
+            free: Mutex::default(),
+            returned: Condvar::new(),
+            long_text: Mutex::new(()),
+            count: 0,
+        };
+        let turn = sessions.turn(LONG_TEXT_TOKENS + 1);
+        assert!(turn.is_some());
+        assert!(sessions.long_text.try_lock().is_err());
+        assert!(sessions.turn(LONG_TEXT_TOKENS).is_none());
+        drop(turn);
+        assert!(sessions.turn(usize::MAX).is_some());
     }
 }
