@@ -324,3 +324,108 @@ fn the_fingerprint_follows_what_vectors_depend_on() {
         assert_ne!(of(&service, more), plain);
     }
 }
+
+/// What fails only with these texts would fail for ever: it is told as theirs, where a plain text is taken.
+#[test]
+fn texts_that_the_service_keeps_failing_with_are_at_fault() {
+    for reply in [Reply::Http(500, "", "no room".into()), Reply::Hang] {
+        let service = service();
+        let embedder = opened(&service, json!({"retries": 1}));
+        service.script(
+            move |asked| match asked.texts().contains(&"poison".into()) {
+                true => reply.clone(),
+                false => Reply::Vectors,
+            },
+        );
+        for texts in [&["poison", "healthy"][..], &["poison"]] {
+            let error = embedder.embed(Lane::Bulk, texts).unwrap_err();
+            assert!(matches!(error, EmbedError::Texts(_)), "{error:?}");
+        }
+        assert!(embedder.embed(Lane::Bulk, &["healthy"]).is_ok());
+        let error = embedder.embed(Lane::Query, &["poison"]).unwrap_err();
+        assert!(matches!(error, EmbedError::Unavailable(_)), "{error:?}");
+    }
+}
+
+/// Also where they are asked for so often that the service is taken for away meanwhile.
+#[test]
+fn texts_that_fail_always_do_not_keep_the_service_away() {
+    let service = service();
+    let embedder = opened(&service, json!({"retries": 10}));
+    service.script(
+        |asked| match asked.texts().iter().any(|text| text == "poison") {
+            true => Reply::Http(500, "", String::new()),
+            false => Reply::Vectors,
+        },
+    );
+    let start = Instant::now();
+    while let Err(EmbedError::Unavailable(_)) = embedder.embed(Lane::Bulk, &["poison"]) {
+        assert!(start.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(embedder.embed(Lane::Bulk, &["healthy"]).is_ok());
+}
+
+/// A lone text that failed just before the service came back is sent once more.
+#[test]
+fn a_text_that_failed_by_chance_is_not_at_fault() {
+    let service = service();
+    let embedder = opened(&service, json!({"retries": 0}));
+    service.fail_next(1, Reply::Http(500, "", String::new()));
+    let made = embedder.embed(Lane::Bulk, &["text"]).unwrap();
+    assert_near(&made, &["text"]);
+}
+
+/// A service that is slower than a query waits is no outage for chunks.
+#[test]
+fn queries_that_give_up_do_not_keep_chunks_waiting() {
+    let service = service();
+    let embedder = opened(&service, json!({"timeout": "60s"}));
+    service.script(|asked| match asked.texts().contains(&"query".into()) {
+        true => Reply::Hang,
+        false => Reply::Vectors,
+    });
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| embedder.embed(Lane::Query, &["query"]).unwrap_err());
+        }
+    });
+    assert_near(&embedder.embed(Lane::Bulk, &["text"]).unwrap(), &["text"]);
+}
+
+/// A service that was away is not back by refusing whatever it is asked.
+#[test]
+fn a_service_that_refuses_every_text_is_not_back() {
+    let service = service();
+    let embedder = opened(&service, json!({"retries": 0}));
+    service.script(|_| Reply::Http(503, "", String::new()));
+    for _ in 0..5 {
+        embedder.embed(Lane::Bulk, &["one", "two"]).unwrap_err();
+    }
+    service.script(|_| Reply::Http(400, "", String::new()));
+    std::thread::sleep(Duration::from_millis(1100));
+    for told in ["every text is refused", "is away: it is asked again in"] {
+        let error = embedder.embed(Lane::Bulk, &["one", "two"]).unwrap_err();
+        assert!(matches!(error, EmbedError::Unavailable(_)), "{error:?}");
+        assert!(error.to_string().contains(told), "{error}");
+    }
+}
+
+/// Wherever the key stands, and however it is written, none of it is told.
+#[test]
+fn no_part_of_the_key_is_told() {
+    let key = "geheim/0123456789/abcdef";
+    for body in [
+        format!("{}{key}", "x".repeat(290)),
+        format!("{{\"error\": \"{}{key}\"}}", "x".repeat(290)),
+        format!("<p>{}</p>", key.replace('/', "\\/")),
+        format!("{{\"why\": \"{}\"}}", key.replace('/', "\\u002f")),
+    ] {
+        let service = service();
+        let embedder = opened(&service, json!({"api_key": key}));
+        let shown = body.clone();
+        service.script(move |_| Reply::Http(401, "", body.clone()));
+        let error = embedder.embed(Lane::Bulk, &["text"]).unwrap_err();
+        assert!(!error.to_string().contains("geheim"), "{shown}: {error}");
+    }
+}

@@ -11,9 +11,9 @@ use crate::room::Room;
 use crate::search::Asked;
 use crate::snapshot::{Published, Publisher};
 use crate::telemetry;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use vectide_model::{
     Answer, Caller, ChunkSpan, DocumentChunk, DocumentView, EmbedError, EmbeddingsAnswer, Fusion,
     IndexStatus, Mode, ModelIdentity, PositionProbe, Positions, Query, QueryError, QueryInput,
@@ -180,12 +180,29 @@ fn query_vectors(
     queries.iter().map(vector).collect()
 }
 
-/// Why texts have no vectors, as whoever asks is told.
+/// Why texts have no vectors, as whoever asks is told: where the model runs and what it answered is for the log.
 fn not_embedded(error: EmbedError) -> QueryError {
     match error {
         EmbedError::Texts(why) => QueryError::Internal(why),
-        EmbedError::Unavailable(why) => QueryError::Unavailable(why),
+        EmbedError::Unavailable(why) => {
+            if is_time_to_tell(Instant::now()) {
+                tracing::warn!(why, "texts of queries can't be embedded");
+            }
+            QueryError::Unavailable("the embedding model can't be had now".into())
+        }
     }
+}
+
+/// Whether the log may be told of another query without a vector: in an outage every query is one.
+fn is_time_to_tell(now: Instant) -> bool {
+    const PAUSE: Duration = Duration::from_secs(10);
+    static TOLD: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_time = told.is_none_or(|told| now.saturating_duration_since(told) >= PAUSE);
+    if is_time {
+        *told = Some(now);
+    }
+    is_time
 }
 
 /// Refuses what the index does not keep of its rows.
@@ -432,5 +449,28 @@ impl QueryService for Service {
         telemetry::install()
             .map(|handle| handle.render())
             .unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_asks_is_not_told_where_the_model_runs() {
+        let away = EmbedError::Unavailable("http://10.0.0.7/v1 answers 503: inside".into());
+        let QueryError::Unavailable(told) = not_embedded(away) else {
+            panic!("another error");
+        };
+        assert_eq!(told, "the embedding model can't be had now");
+    }
+
+    #[test]
+    fn the_log_is_told_seldom() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(3600);
+        assert!(is_time_to_tell(later));
+        assert!(!is_time_to_tell(later + Duration::from_secs(9)));
+        assert!(is_time_to_tell(later + Duration::from_secs(10)));
     }
 }

@@ -12,8 +12,15 @@
 //!                                            it was answered
 //! ```
 //!
-//! Invariant: while it is open nothing is sent, and half-open one request at a time; the waits are bounded,
-//! so a service that returns is found within [`WAIT_MAX`], or within what it asked for itself.
+//! Requests that were sent before it opened end while it is open. What they find is older than what opened
+//! it: threads that fail together are one failure, and a late answer ends no wait that the service asked for.
+//!
+//! A query gives up sooner than the service may take, which says nothing of the service. So that queries
+//! keep no chunks from finding out, a request in a hurry and a patient one may try at the same time.
+//!
+//! Invariant: while it is open nothing is given leave, and half-open one request of each kind at a time; only
+//! those close it or double the wait; the waits are bounded, so a service that returns is found within
+//! [`WAIT_MAX`], or within what it asked for itself.
 
 use super::pace::{PAUSE_MAX, jittered};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -42,8 +49,10 @@ struct State {
     open_until: Option<Instant>,
     /// The wait that opened it last.
     wait: Duration,
-    /// A call is finding out whether the service is back.
-    is_probing: bool,
+    /// A call is finding out whether the service is back: a patient one, and one in a hurry.
+    is_probing: [bool; 2],
+    /// Changes whenever it opens, closes or has found out something: leaves of before are stale.
+    generation: u64,
     /// The service was told to be away: that is more than a short wait that it asked for.
     is_told: bool,
 }
@@ -53,6 +62,8 @@ struct State {
 pub(super) enum Turn {
     /// Nothing new.
     None,
+    /// The service is there, as it was.
+    Steady,
     /// The service is taken for away.
     Opened,
     /// The service is back.
@@ -63,6 +74,9 @@ pub(super) enum Turn {
 #[derive(Debug)]
 pub(super) struct Leave<'a> {
     breaker: &'a Breaker,
+    generation: u64,
+    /// Which place in [`State::is_probing`] it has, where it finds out whether the service is back.
+    probe: Option<usize>,
     is_settled: bool,
 }
 
@@ -74,41 +88,61 @@ impl Breaker {
     }
 
     /// Leave to send, or how long nothing is sent.
-    pub(super) fn ask(&self, now: Instant) -> Result<Leave<'_>, Duration> {
+    pub(super) fn ask(&self, now: Instant, is_hurried: bool) -> Result<Leave<'_>, Duration> {
         let mut state = self.state();
+        let mut probe = None;
         if let Some(until) = state.open_until {
             if now < until {
                 return Err(until - now);
             }
-            if state.is_probing {
+            let kind = usize::from(is_hurried);
+            if std::mem::replace(&mut state.is_probing[kind], true) {
                 return Err(WAIT_MIN);
             }
-            state.is_probing = true;
+            probe = Some(kind);
         }
         Ok(Leave {
             breaker: self,
+            generation: state.generation,
+            probe,
             is_settled: false,
         })
     }
 
-    fn answered(&self) -> Turn {
+    fn answered(&self, generation: u64) -> Turn {
         let mut state = self.state();
+        if generation != state.generation {
+            return Turn::None;
+        }
         let was_told = state.is_told;
-        *state = State::default();
-        if was_told { Turn::Closed } else { Turn::None }
+        // Other requests of a time without waits are as new as this one.
+        let is_over = state.open_until.is_some();
+        *state = State {
+            generation: generation + u64::from(is_over),
+            ..State::default()
+        };
+        if was_told { Turn::Closed } else { Turn::Steady }
     }
 
-    fn failed(&self, now: Instant, asked: Option<Duration>) -> Turn {
+    fn failed(&self, generation: u64, now: Instant, asked: Option<Duration>) -> Turn {
         let mut state = self.state();
-        state.failures = state.failures.saturating_add(1);
-        state.is_probing = false;
-        let is_outage = state.failures >= FAILURES_MAX || state.is_told;
         let mut wait = asked.unwrap_or_default().min(WAIT_ASKED_MAX);
-        if is_outage {
-            state.wait = (state.wait * 2).clamp(WAIT_MIN, WAIT_MAX);
-            wait = wait.max(jittered(state.wait));
+        let mut is_outage = false;
+        if generation == state.generation {
+            state.failures = state.failures.saturating_add(1);
+            is_outage = state.failures >= FAILURES_MAX || state.is_told;
+            if is_outage {
+                state.wait = (state.wait * 2).clamp(WAIT_MIN, WAIT_MAX);
+                wait = wait.max(jittered(state.wait));
+            }
+            if state.open_until.is_some() {
+                state.begin();
+            }
         }
         if !wait.is_zero() {
+            if state.open_until.is_none() {
+                state.begin();
+            }
             // Never shorter than what another call found out meanwhile.
             let until = now + wait;
             state.open_until = Some(state.open_until.unwrap_or(until).max(until));
@@ -118,29 +152,59 @@ impl Breaker {
         if is_new { Turn::Opened } else { Turn::None }
     }
 
+    /// Nothing was found out.
+    fn released(&self, leave: &Leave<'_>) {
+        let mut state = self.state();
+        if let Some(kind) = leave.probe
+            && leave.generation == state.generation
+        {
+            state.is_probing[kind] = false;
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+impl State {
+    /// What was sent before says nothing of the time that begins.
+    fn begin(&mut self) {
+        self.generation += 1;
+        self.is_probing = [false; 2];
+    }
+}
+
 impl Leave<'_> {
+    /// Whether it finds out that the service is back.
+    pub(super) fn is_probe(&self) -> bool {
+        self.probe.is_some()
+    }
+
     /// The service answered, whatever it said of the texts.
     pub(super) fn answered(mut self) -> Turn {
         self.is_settled = true;
-        self.breaker.answered()
+        self.breaker.answered(self.generation)
+    }
+
+    /// It can't be said whether the service would have answered.
+    pub(super) fn released(mut self) -> Turn {
+        self.is_settled = true;
+        self.breaker.released(&self);
+        Turn::None
     }
 
     /// The service did not, and perhaps asked for a wait.
     pub(super) fn failed(mut self, now: Instant, asked: Option<Duration>) -> Turn {
         self.is_settled = true;
-        self.breaker.failed(now, asked)
+        self.breaker.failed(self.generation, now, asked)
     }
 }
 
 impl Drop for Leave<'_> {
     fn drop(&mut self) {
         if !self.is_settled {
-            self.breaker.failed(Instant::now(), None);
+            self.breaker.failed(self.generation, Instant::now(), None);
         }
     }
 }
@@ -152,7 +216,7 @@ mod tests {
     fn fail(breaker: &Breaker, now: Instant, times: u32) -> Turn {
         let mut turn = Turn::None;
         for _ in 0..times {
-            turn = breaker.ask(now).unwrap().failed(now, None);
+            turn = breaker.ask(now, false).unwrap().failed(now, None);
         }
         turn
     }
@@ -162,18 +226,18 @@ mod tests {
         let (breaker, now) = (Breaker::new(), Instant::now());
         assert_eq!(fail(&breaker, now, FAILURES_MAX - 1), Turn::None);
         assert_eq!(fail(&breaker, now, 1), Turn::Opened);
-        assert!(breaker.ask(now).unwrap_err() <= WAIT_MIN);
+        assert!(breaker.ask(now, false).unwrap_err() <= WAIT_MIN);
         let later = now + WAIT_MIN;
-        let probe = breaker.ask(later).unwrap();
-        assert!(breaker.ask(later).is_err(), "one at a time");
+        let probe = breaker.ask(later, false).unwrap();
+        assert!(breaker.ask(later, false).is_err(), "one at a time");
         assert_eq!(probe.failed(later, None), Turn::None);
-        assert!(breaker.ask(later).is_err());
+        assert!(breaker.ask(later, false).is_err());
         let back = later + 2 * WAIT_MIN;
-        assert_eq!(breaker.ask(back).unwrap().answered(), Turn::Closed);
+        assert_eq!(breaker.ask(back, false).unwrap().answered(), Turn::Closed);
         assert!(
             breaker
-                .ask(back)
-                .is_ok_and(|leave| leave.answered() == Turn::None)
+                .ask(back, false)
+                .is_ok_and(|leave| leave.answered() == Turn::Steady)
         );
     }
 
@@ -182,7 +246,7 @@ mod tests {
         let (breaker, now) = (Breaker::new(), Instant::now());
         for _ in 0..3 {
             assert_eq!(fail(&breaker, now, FAILURES_MAX - 1), Turn::None);
-            breaker.ask(now).unwrap().answered();
+            breaker.ask(now, false).unwrap().answered();
         }
     }
 
@@ -190,12 +254,15 @@ mod tests {
     fn a_wait_that_the_service_asks_for_is_kept_and_bounded() {
         let (breaker, now) = (Breaker::new(), Instant::now());
         let asked = Some(Duration::from_secs(7));
-        assert_eq!(breaker.ask(now).unwrap().failed(now, asked), Turn::Opened);
-        assert_eq!(breaker.ask(now).unwrap_err(), Duration::from_secs(7));
+        assert_eq!(
+            breaker.ask(now, false).unwrap().failed(now, asked),
+            Turn::Opened
+        );
+        assert_eq!(breaker.ask(now, false).unwrap_err(), Duration::from_secs(7));
         let later = now + Duration::from_secs(7);
         let forever = Some(Duration::from_secs(1_000_000));
-        breaker.ask(later).unwrap().failed(later, forever);
-        assert_eq!(breaker.ask(later).unwrap_err(), WAIT_ASKED_MAX);
+        breaker.ask(later, false).unwrap().failed(later, forever);
+        assert_eq!(breaker.ask(later, false).unwrap_err(), WAIT_ASKED_MAX);
     }
 
     /// A service that is busy for a moment is not away, but is left alone.
@@ -204,12 +271,12 @@ mod tests {
         let (breaker, now) = (Breaker::new(), Instant::now());
         let asked = Duration::from_millis(300);
         assert_eq!(
-            breaker.ask(now).unwrap().failed(now, Some(asked)),
+            breaker.ask(now, false).unwrap().failed(now, Some(asked)),
             Turn::None
         );
-        assert_eq!(breaker.ask(now).unwrap_err(), asked);
+        assert_eq!(breaker.ask(now, false).unwrap_err(), asked);
         let later = now + asked;
-        assert_eq!(breaker.ask(later).unwrap().answered(), Turn::None);
+        assert_eq!(breaker.ask(later, false).unwrap().answered(), Turn::Steady);
     }
 
     #[test]
@@ -217,12 +284,12 @@ mod tests {
         let (breaker, mut now) = (Breaker::new(), Instant::now());
         fail(&breaker, now, FAILURES_MAX);
         for _ in 0..20 {
-            let wait = breaker.ask(now).unwrap_err();
+            let wait = breaker.ask(now, false).unwrap_err();
             assert!(wait <= WAIT_MAX);
             now += wait;
             fail(&breaker, now, 1);
         }
-        assert!(breaker.ask(now).unwrap_err() >= WAIT_MAX / 2);
+        assert!(breaker.ask(now, false).unwrap_err() >= WAIT_MAX / 2);
     }
 
     #[test]
@@ -230,7 +297,67 @@ mod tests {
         let (breaker, now) = (Breaker::new(), Instant::now());
         fail(&breaker, now, FAILURES_MAX);
         let later = now + WAIT_MAX;
-        drop(breaker.ask(later).unwrap());
-        assert!(breaker.ask(later + 2 * WAIT_MAX).is_ok());
+        drop(breaker.ask(later, false).unwrap());
+        assert!(breaker.ask(later + 2 * WAIT_MAX, false).is_ok());
+    }
+
+    /// Threads that fail together are one failure, however many they are.
+    #[test]
+    fn what_was_sent_before_it_opened_neither_doubles_the_wait_nor_closes_it() {
+        let (breaker, now) = (Breaker::new(), Instant::now());
+        let leaves: Vec<_> = (0..64).map(|_| breaker.ask(now, false).unwrap()).collect();
+        let mut leaves = leaves.into_iter();
+        let late = leaves.next().unwrap();
+        let told = leaves.map(|leave| leave.failed(now, None));
+        assert_eq!(told.filter(|turn| *turn == Turn::Opened).count(), 1);
+        assert!(breaker.ask(now, false).unwrap_err() <= WAIT_MIN);
+        assert_eq!(late.answered(), Turn::None);
+        assert!(breaker.ask(now, false).is_err(), "it is open still");
+    }
+
+    #[test]
+    fn a_late_failure_lets_no_second_probe_through_and_a_late_wait_is_kept() {
+        let (breaker, now) = (Breaker::new(), Instant::now());
+        let late = [(); 2].map(|()| breaker.ask(now, false).unwrap());
+        fail(&breaker, now, FAILURES_MAX);
+        let later = now + WAIT_MIN;
+        let probe = breaker.ask(later, false).unwrap();
+        assert!(probe.is_probe());
+        let [late, asking] = late;
+        late.failed(later, None);
+        assert!(breaker.ask(later, false).is_err(), "one at a time");
+        let asked = Duration::from_secs(60);
+        asking.failed(later, Some(asked));
+        assert_eq!(breaker.ask(later, false).unwrap_err(), asked);
+        assert_eq!(probe.answered(), Turn::Closed);
+        assert!(breaker.ask(later, false).is_ok());
+    }
+
+    /// An answer that is on its way while the service asks for a wait does not end that.
+    #[test]
+    fn a_late_answer_ends_no_wait_that_was_asked_for() {
+        let (breaker, now) = (Breaker::new(), Instant::now());
+        let late = breaker.ask(now, false).unwrap();
+        let asked = Duration::from_secs(7);
+        breaker.ask(now, false).unwrap().failed(now, Some(asked));
+        assert_eq!(late.answered(), Turn::None);
+        assert_eq!(breaker.ask(now, false).unwrap_err(), asked);
+    }
+
+    #[test]
+    fn who_is_in_a_hurry_keeps_nobody_from_finding_out() {
+        let (breaker, now) = (Breaker::new(), Instant::now());
+        for _ in 0..2 * FAILURES_MAX {
+            assert_eq!(breaker.ask(now, true).unwrap().released(), Turn::None);
+        }
+        fail(&breaker, now, FAILURES_MAX);
+        let later = now + WAIT_MIN;
+        let hurried = breaker.ask(later, true).unwrap();
+        assert!(breaker.ask(later, true).is_err(), "one at a time");
+        let patient = breaker.ask(later, false).unwrap();
+        hurried.released();
+        assert!(breaker.ask(later, false).is_err(), "only its own is free");
+        breaker.ask(later, true).unwrap().released();
+        assert_eq!(patient.answered(), Turn::Closed);
     }
 }

@@ -47,15 +47,29 @@ pub(super) struct Away {
     pub(super) field: &'static str,
     /// The wait that the service asks for.
     pub(super) wait: Option<Duration>,
+    /// There was no answer in the time that there was for it.
+    pub(super) is_late: bool,
+    /// It may be these texts that the service fails with: it has a fault of its own, or takes too long.
+    pub(super) may_be_texts: bool,
 }
 
 impl Away {
     fn passing(why: String) -> Self {
         Self {
-            why,
             passes: true,
-            field: "url",
+            ..Self::lasting(why, "url")
+        }
+    }
+
+    /// Until somebody changes the field, or the service.
+    pub(super) fn lasting(why: String, field: &'static str) -> Self {
+        Self {
+            why,
+            passes: false,
+            field,
             wait: None,
+            is_late: false,
+            may_be_texts: false,
         }
     }
 }
@@ -135,7 +149,12 @@ impl Client {
 
     fn away(&self, error: &ureq::Error) -> Outcome {
         let why = format!("{} does not answer: {error}", self.url);
-        Outcome::Away(Away::passing(self.without_key(why)))
+        let is_late = is_late(error);
+        Outcome::Away(Away {
+            is_late,
+            may_be_texts: is_late,
+            ..Away::passing(self.without_key(why))
+        })
     }
 
     fn faulty(&self, fault: AnswerFault) -> Outcome {
@@ -155,13 +174,17 @@ impl Client {
         let wait = wait.and_then(|wait| seconds(wait.to_str().ok()?));
         let body = response.body_mut().with_config().limit(REFUSAL_BYTES_MAX);
         let said = said(&body.read_to_vec().unwrap_or_default());
+        // Before it is cut: the beginning of a key is not found.
+        let said: String = self
+            .without_key(said)
+            .chars()
+            .take(REFUSAL_LETTERS_MAX)
+            .collect();
         let why = self.without_key(format!("{} answers {status}: {said}", self.url));
         let wrong = |field: &'static str| {
             Outcome::Away(Away {
-                why: why.clone(),
-                passes: false,
-                field,
                 wait,
+                ..Away::lasting(why.clone(), field)
             })
         };
         match status {
@@ -170,6 +193,7 @@ impl Client {
             404 => wrong("name"),
             408 | 425 | 429 | 500..=599 => Outcome::Away(Away {
                 wait,
+                may_be_texts: status >= 500 && wait.is_none(),
                 ..Away::passing(why)
             }),
             _ => wrong("url"),
@@ -179,9 +203,31 @@ impl Client {
     /// Services quote keys that they refuse.
     fn without_key(&self, text: String) -> String {
         match &self.api_key {
-            Some(key) if !key.is_empty() => text.replace(key.as_str(), "(hidden)"),
+            Some(key) if !key.is_empty() => hidden(text, key),
             _ => text,
         }
+    }
+}
+
+/// A text without a key, as it is and as JSON writes it, with and without the slash that may be escaped.
+fn hidden(text: String, key: &str) -> String {
+    let quoted = serde_json::Value::from(key).to_string();
+    let inner = quoted
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'));
+    let quoted = inner.unwrap_or(key);
+    let forms = [key, quoted, &quoted.replace('/', "\\/")];
+    forms
+        .iter()
+        .fold(text, |text, form| text.replace(*form, "(hidden)"))
+}
+
+/// Whether the time was up.
+fn is_late(error: &ureq::Error) -> bool {
+    match error {
+        ureq::Error::Timeout(_) => true,
+        ureq::Error::Io(error) => error.kind() == std::io::ErrorKind::TimedOut,
+        _ => false,
     }
 }
 
@@ -191,7 +237,7 @@ fn seconds(text: &str) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds).ok()
 }
 
-/// What a refusal says, in one line.
+/// What a refusal says, in one line. JSON is written anew, so that letters stand there in one way only.
 fn said(body: &[u8]) -> String {
     let json: Option<serde_json::Value> = serde_json::from_slice(body).ok();
     let texts = ["/error/message", "/error", "/message", "/detail"];
@@ -199,9 +245,12 @@ fn said(body: &[u8]) -> String {
         let mut told = texts.iter().filter_map(|at| json.pointer(at)?.as_str());
         told.next()
     });
-    let text = told.map_or_else(|| String::from_utf8_lossy(body), Into::into);
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    line.chars().take(REFUSAL_LETTERS_MAX).collect()
+    let text = match (told, &json) {
+        (Some(told), _) => told.into(),
+        (None, Some(json)) => json.to_string().into(),
+        (None, None) => String::from_utf8_lossy(body),
+    };
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -209,17 +258,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusals_are_told_in_one_bounded_line() {
+    fn refusals_are_told_in_one_line() {
         for (body, expected) in [
             (r#"{"error":{"message":"too\nlong"}}"#, "too long"),
             (r#"{"error":"busy"}"#, "busy"),
             (r#"{"detail":"no model"}"#, "no model"),
             ("<p>502</p>", "<p>502</p>"),
+            (r#"{"why": "a\u002fb\/c"}"#, r#"{"why":"a/b/c"}"#),
             ("", ""),
         ] {
             assert_eq!(said(body.as_bytes()), expected);
         }
-        assert_eq!(said("é".repeat(5000).as_bytes()).chars().count(), 300);
+    }
+
+    #[test]
+    fn a_key_is_hidden_in_every_form() {
+        for (text, expected) in [
+            ("key sk/a\"b!", "key (hidden)!"),
+            (r#"key sk/a\"b!"#, "key (hidden)!"),
+            (r#"key sk\/a\"b!"#, "key (hidden)!"),
+            ("no key", "no key"),
+        ] {
+            assert_eq!(hidden(text.into(), "sk/a\"b"), expected);
+        }
     }
 
     #[test]

@@ -2,9 +2,13 @@
 //!
 //! A request that fails for a reason that passes is sent again a few times; then the call ends with
 //! [`EmbedError::Unavailable`], and whoever has chunks comes again. A text that is refused alone is only believed
-//! to be at fault while the service takes a plain one: it might as well refuse every text.
+//! to be at fault while the service takes a plain one: it might as well refuse every text. And chunks that the
+//! service keeps failing with, or has no answer to in time, would fail for ever and hold up all after them:
+//! they are at fault where it takes a plain text at that moment.
 //!
-//! Invariant: a call ends within its lane's time; no text is sent while the breaker is open.
+//! Invariant: a query's call ends within its time, and one with chunks repeats no request once its time is
+//! up; no text is sent without the breaker's leave, but for the plain one, which goes with the leave of the
+//! texts that are in doubt.
 
 use super::breaker::{Breaker, Turn};
 use super::client::{Away, Client, Outcome};
@@ -27,10 +31,13 @@ const PROBE: &str = "vectide";
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long nothing is sent to a service that refuses every text.
 const REFUSING_WAIT: Duration = Duration::from_secs(15);
-/// The longest that a query waits for its vector: whoever asked is gone after that.
+/// The longest that a plain text may take while others are in doubt.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest that a call with queries waits for vectors: whoever asked is gone after that.
 const QUERY_CALL_MAX: Duration = Duration::from_secs(5);
-/// The longest that a call with chunks goes on repeating requests, so that what waits for its end (a stop of
-/// the pipeline) waits no longer. The last request may begin just before.
+/// How long a call with chunks repeats requests, so that what waits for its end (a stop of the pipeline) waits
+/// little longer than for the request that is under way. Nearly always a call is one request; where
+/// `batch_bytes` makes it several, each is sent at least once: what the ones before brought would be lost.
 const BULK_CALL_MAX: Duration = Duration::from_secs(30);
 
 /// The embedder.
@@ -41,13 +48,15 @@ pub(super) struct RemoteEmbedder {
     config: OpenAiConfig,
 }
 
-/// What a request is to find out.
+/// A request to send.
 #[derive(Clone, Copy)]
-enum About<'a> {
-    /// The vectors of texts.
-    Texts(&'a [String]),
-    /// Whether the service takes a text that nothing is wrong with.
-    Service,
+struct Request<'a> {
+    lane: Lane,
+    texts: &'a [String],
+    /// When its call's time is up.
+    end: Instant,
+    /// How often it was sent before.
+    repetition: u32,
 }
 
 /// A service that refuses a text that nothing is wrong with refuses every text: somebody has to change that,
@@ -55,10 +64,8 @@ enum About<'a> {
 fn refusing_all(outcome: Outcome) -> Outcome {
     match outcome {
         Outcome::Texts(why) => Outcome::Away(Away {
-            why: format!("every text is refused: {why}"),
-            passes: false,
-            field: "name",
             wait: Some(REFUSING_WAIT),
+            ..Away::lasting(format!("every text is refused: {why}"), "name")
         }),
         other => other,
     }
@@ -88,15 +95,13 @@ pub(super) fn ask_dimension(config: &OpenAiConfig, client: &Client) -> Result<us
             Outcome::Vectors(vectors) => {
                 return expected(config, vectors.first().map_or(0, Vec::len));
             }
-            Outcome::Texts(why) => Away {
-                why,
-                passes: false,
-                field: match config.dimensions {
+            Outcome::Texts(why) => {
+                let field = match config.dimensions {
                     Some(_) => "dimensions",
                     None => "name",
-                },
-                wait: None,
-            },
+                };
+                Away::lasting(why, field)
+            }
             Outcome::Away(away) => away,
         };
         if !away.passes || repetition >= config.retries {
@@ -110,12 +115,10 @@ pub(super) fn ask_dimension(config: &OpenAiConfig, client: &Client) -> Result<us
 /// The dimensions found, which are those that the configuration has.
 fn expected(config: &OpenAiConfig, found: usize) -> Result<usize, Away> {
     match config.dimensions {
-        Some(wanted) if wanted != found => Err(Away {
-            why: format!("{} gives {found} dimensions, not {wanted}", config.url),
-            passes: false,
-            field: "dimensions",
-            wait: None,
-        }),
+        Some(wanted) if wanted != found => {
+            let why = format!("{} gives {found} dimensions, not {wanted}", config.url);
+            Err(Away::lasting(why, "dimensions"))
+        }
         _ => Ok(found),
     }
 }
@@ -185,9 +188,15 @@ impl RemoteEmbedder {
     ) -> Result<Vec<Vec<f32>>, EmbedError> {
         let mut repetition = 0;
         loop {
-            let away = match self.send_once(lane, About::Texts(texts), end)? {
+            let request = Request {
+                lane,
+                texts,
+                end,
+                repetition,
+            };
+            let away = match self.send_once(request)? {
                 Outcome::Vectors(vectors) => return Ok(vectors),
-                Outcome::Texts(why) => return Err(self.fault_of(lane, texts, why, end)),
+                Outcome::Texts(why) => return Err(EmbedError::Texts(why)),
                 Outcome::Away(away) => away,
             };
             let pause = before_repetition(repetition).max(away.wait.unwrap_or_default());
@@ -200,53 +209,96 @@ impl RemoteEmbedder {
         }
     }
 
-    /// Sends one request once, if the breaker lets it.
-    fn send_once(&self, lane: Lane, about: About<'_>, end: Instant) -> Result<Outcome, EmbedError> {
+    /// Sends one request once, if the breaker lets it, and makes sure of what the outcome is about.
+    fn send_once(&self, request: Request<'_>) -> Result<Outcome, EmbedError> {
         let now = Instant::now();
-        if lane == Lane::Query && now >= end {
+        if request.lane == Lane::Query && now >= request.end {
             let why = format!(
                 "the embedding service at {} is too slow",
                 self.config.host()
             );
             return Err(EmbedError::Unavailable(why));
         }
-        let leave = self.breaker.ask(now).map_err(|wait| {
+        let timeout = self.timeout(request);
+        let is_hurried = timeout < self.config.timeout.as_duration();
+        let leave = self.breaker.ask(now, is_hurried).map_err(|wait| {
             EmbedError::Unavailable(format!(
                 "the embedding service at {} is away: it is asked again in {:.1} s",
                 self.config.host(),
                 wait.as_secs_f64()
             ))
         })?;
-        let timeout = self.config.timeout.as_duration();
-        let timeout = match lane {
-            Lane::Query => timeout.min(end.saturating_duration_since(now)),
-            Lane::Bulk => timeout,
+        let mut outcome = self.post(request.texts, timeout);
+        if self.is_doubtful(request, &outcome, leave.is_probe()) {
+            outcome = self.judged(request, outcome);
+        }
+        let turn = match &outcome {
+            Outcome::Vectors(_) | Outcome::Texts(_) => leave.answered(),
+            // It might have answered whoever has more time.
+            Outcome::Away(away) if away.is_late && is_hurried => leave.released(),
+            Outcome::Away(away) => leave.failed(Instant::now(), away.wait),
         };
-        let dimension = Some(self.identity.dimension);
-        let outcome = match about {
-            About::Texts(texts) => self.client.post(texts, dimension, timeout),
-            About::Service => refusing_all(self.client.post(&[PROBE.into()], dimension, timeout)),
-        };
-        let (turn, name) = match &outcome {
-            Outcome::Vectors(_) => (leave.answered(), "answered"),
-            Outcome::Texts(_) => (leave.answered(), "refused"),
-            Outcome::Away(away) => (leave.failed(Instant::now(), away.wait), "failed"),
-        };
-        telemetry::count(&self.config.name, name);
         self.tell(turn, &outcome);
         Ok(outcome)
     }
 
-    /// Whether a refusal is about the texts. Several are taken apart by the caller; a single one is compared
-    /// with a text that nothing is wrong with.
-    fn fault_of(&self, lane: Lane, texts: &[String], why: String, end: Instant) -> EmbedError {
-        if texts.len() > 1 || lane == Lane::Query {
-            return EmbedError::Texts(why);
+    /// How long a request may take that is sent now.
+    fn timeout(&self, request: Request<'_>) -> Duration {
+        let timeout = self.config.timeout.as_duration();
+        match request.lane {
+            // None would be no time limit at all.
+            Lane::Query => timeout.min(
+                request
+                    .end
+                    .saturating_duration_since(Instant::now())
+                    .max(Duration::from_millis(1)),
+            ),
+            Lane::Bulk => timeout,
         }
-        match self.send_once(lane, About::Service, end) {
-            Ok(Outcome::Away(away)) => EmbedError::Unavailable(away.why),
-            Ok(_) => EmbedError::Texts(why),
-            Err(error) => error,
+    }
+
+    fn post(&self, texts: &[String], timeout: Duration) -> Outcome {
+        let dimension = Some(self.identity.dimension);
+        let outcome = self.client.post(texts, dimension, timeout);
+        let name = match &outcome {
+            Outcome::Vectors(_) => "answered",
+            Outcome::Texts(_) => "refused",
+            Outcome::Away(_) => "failed",
+        };
+        telemetry::count(&self.config.name, name);
+        outcome
+    }
+
+    /// Whether an outcome may be about the texts or about the service. A batch that is refused is taken apart
+    /// by the caller until a text stands alone; but a service that was away is not back by refusing.
+    fn is_doubtful(&self, request: Request<'_>, outcome: &Outcome, is_probe: bool) -> bool {
+        let is_bulk = request.lane == Lane::Bulk;
+        match outcome {
+            Outcome::Vectors(_) => false,
+            Outcome::Texts(_) => is_probe || (is_bulk && request.texts.len() == 1),
+            Outcome::Away(away) => {
+                let is_last = request.repetition >= self.config.retries
+                    || Instant::now() + PAUSE_MAX >= request.end;
+                is_bulk && away.may_be_texts && (is_last || is_probe)
+            }
+        }
+    }
+
+    /// What a doubtful outcome is about: the texts, where the service takes one that nothing is wrong with.
+    fn judged(&self, request: Request<'_>, outcome: Outcome) -> Outcome {
+        let timeout = self.timeout(request);
+        let plain = self.post(&[PROBE.to_owned()], timeout.min(PROBE_TIMEOUT));
+        if let away @ Outcome::Away(_) = refusing_all(plain) {
+            return away;
+        }
+        match outcome {
+            Outcome::Away(away) if request.texts.len() > 1 => Outcome::Texts(away.why),
+            // It may have come back just between the two, and a single text is not asked for again.
+            Outcome::Away(_) => match self.post(request.texts, timeout) {
+                Outcome::Away(away) if away.may_be_texts => Outcome::Texts(away.why),
+                other => other,
+            },
+            other => other,
         }
     }
 
@@ -262,13 +314,13 @@ impl RemoteEmbedder {
                     "the embedding service is away: chunks wait until it returns, queries by text fail"
                 );
             }
-            Outcome::Away(_) => {}
-            Outcome::Vectors(_) | Outcome::Texts(_) => {
+            Outcome::Vectors(_) | Outcome::Texts(_) if turn != Turn::None => {
                 telemetry::set_up(model, true);
                 if turn == Turn::Closed {
                     tracing::info!(model, "the embedding service is back");
                 }
             }
+            _ => {}
         }
     }
 }

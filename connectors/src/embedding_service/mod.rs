@@ -3,7 +3,7 @@
 //!
 //! A service can be away, and then nothing is wrong with the texts: an error says which of both it is, so
 //! that an outage makes work wait and no dead letters. Invariant: only what the service said of the texts
-//! themselves, while it took others, is told as a fault of texts.
+//! themselves, or failed with again and again, while it took others, is told as a fault of texts.
 
 mod breaker;
 mod client;
