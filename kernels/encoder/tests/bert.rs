@@ -425,12 +425,12 @@ fn what_is_not_supported_is_named_with_what_is() {
     config("layer_norm_eps", json!(-1.0), "layer_norm_eps", "");
     let long_and_wide = |it: &mut Value| {
         it["max_position_embeddings"] = 65_536.into();
-        it["intermediate_size"] = 1024.into();
+        it["intermediate_size"] = 2048.into();
     };
     refused_file(
         "config.json",
         long_and_wide,
-        "max_position_embeddings times the wider",
+        "max_position_embeddings times the numbers of a token",
         "",
     );
     config(

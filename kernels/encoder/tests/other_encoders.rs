@@ -12,6 +12,8 @@ mod corpora;
 mod random_models;
 
 use random_models::{Golden, OTHERS, golden, other_folder, small_other_folder};
+use safetensors::tensor::{TensorView, serialize};
+use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Instant;
@@ -299,6 +301,22 @@ fn options_that_are_not_computed_are_named() {
     let ropes = json!({"full_attention": scaled, "sliding_attention": {}});
     modern("rope_parameters", ropes, "scaled");
     nomic("head_dim", json!(64), "head_dim");
+    let partial = json!({"rope_theta": 1000, "partial_rotary_factor": 0.5});
+    nomic("rope_parameters", partial.clone(), "partial");
+    let ropes = json!({"full_attention": {}, "sliding_attention": partial});
+    modern("rope_parameters", ropes, "partial");
+    // Its own code takes them otherwise where a file says nothing.
+    for key in [
+        "qkv_proj_bias",
+        "mlp_fc1_bias",
+        "mlp_fc2_bias",
+        "rotary_emb_fraction",
+        "rotary_emb_base",
+        "activation_function",
+        "layer_norm_epsilon",
+    ] {
+        nomic(key, Value::Null, &format!("{key} is missing"));
+    }
     check(
         "xlm-roberta-384",
         "pad_token_id",
@@ -306,6 +324,48 @@ fn options_that_are_not_computed_are_named() {
         "pad_token_id 500",
     );
     check("xlm-roberta-384", "hidden_act", json!("relu"), "`relu`");
+}
+
+#[test]
+fn a_bias_that_is_not_added_is_an_error() {
+    for (name, tensors) in [
+        (
+            "nomic-256",
+            &[
+                "encoder.layers.0.attn.Wqkv.bias",
+                "encoder.layers.1.attn.out_proj.bias",
+                "encoder.layers.0.mlp.fc11.bias",
+                "encoder.layers.1.mlp.fc12.bias",
+                "encoder.layers.1.mlp.fc2.bias",
+            ][..],
+        ),
+        (
+            "modernbert-192",
+            &[
+                "layers.0.attn.Wqkv.bias",
+                "layers.1.attn.Wo.bias",
+                "layers.0.mlp.Wi.bias",
+                "layers.1.mlp.Wo.bias",
+                "layers.1.attn_norm.bias",
+                "layers.0.mlp_norm.bias",
+                "embeddings.norm.bias",
+                "final_norm.beta",
+            ],
+        ),
+    ] {
+        let (_temporary, folder) = small_other_folder(name);
+        let path = folder.join("model.safetensors");
+        let whole = std::fs::read(&path).unwrap();
+        let whole = SafeTensors::deserialize(&whole).unwrap();
+        for tensor in tensors {
+            let mut changed = whole.tensors();
+            let bias = TensorView::new(Dtype::F32, vec![1], &[0; 4]).unwrap();
+            changed.push(((*tensor).to_owned(), bias));
+            std::fs::write(&path, serialize(changed, None).unwrap()).unwrap();
+            let error = config(&folder).open(&context()).err().unwrap();
+            assert!(error.fact.contains(tensor), "{error}");
+        }
+    }
 }
 
 /// Newer versions of `transformers` write other names and the same model.

@@ -283,7 +283,8 @@ impl TileProduct {
         }
     }
 
-    /// The same by the definition of `tdpbf16ps`, reading and writing what the instructions do.
+    /// The same products as `tdpbf16ps` makes, reading and writing what the instructions do; those sum the
+    /// first and the second halves of a step's pairs apart, so that sums here differ by their rounding.
     ///
     /// # Safety
     /// As for [`TileProduct::compute`].

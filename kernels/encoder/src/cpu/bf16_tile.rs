@@ -6,8 +6,11 @@
 //! Where the processor has a matrix unit ([`super::amx`]) that makes the sums, and what is here begins and
 //! ends them.
 //!
-//! Invariant: each output is the start plus the pairs' products in the order of the depth, whatever
-//! the number of rows in the tile; nothing here runs unless the processor was asked for it.
+//! Invariant: each output's sums are made in the same order whatever the number of rows in the tile:
+//! vectors begin with the start and add the pairs' products in the order of the depth; the matrix unit
+//! adds to its sum, for one step of the depth after the other, that of the products of the pairs' first
+//! halves and that of their second halves, and the start is added last.
+//! Nothing here runs unless the processor was asked for it.
 
 #![allow(unsafe_code)]
 

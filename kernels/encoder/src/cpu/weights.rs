@@ -88,6 +88,9 @@ pub(crate) enum WeightsError {
     /// A tensor has a value that no sum can be made of.
     #[error("tensor `{0}` has a value that is not finite")]
     NotFinite(String),
+    /// A tensor that would change the arithmetic.
+    #[error("there is a tensor `{0}`, and such models are computed without one")]
+    Bias(String),
 }
 
 /// One layer.
@@ -268,10 +271,27 @@ impl Reader<'_> {
             scale: read("weight", "gamma")?,
             shift: match self.shape.architecture.family {
                 Family::Bert | Family::NomicBert => read("bias", "beta")?,
-                Family::ModernBert => AlignedBuffer::zeroed(width),
+                Family::ModernBert => {
+                    self.no_tensor(&format!("{name}.beta"))?;
+                    AlignedBuffer::copy_of(&self.no_bias(name, width)?)
+                }
             },
             variance_floor: self.shape.variance_floor,
         })
+    }
+
+    /// The bias of a product that has none.
+    fn no_bias(&self, name: &str, outputs: usize) -> Result<Vec<f32>, WeightsError> {
+        self.no_tensor(&format!("{name}.bias"))?;
+        Ok(vec![0.0; outputs])
+    }
+
+    fn no_tensor(&self, name: &str) -> Result<(), WeightsError> {
+        let name = format!("{}{name}", self.part);
+        match self.tensors.tensor(&name) {
+            Err(safetensors::SafeTensorError::TensorNotFound(_)) => Ok(()),
+            _ => Err(WeightsError::Bias(name)),
+        }
     }
 
     fn linear(
@@ -283,7 +303,7 @@ impl Reader<'_> {
         let weights = self.tensor(&format!("{name}.weight"), &[outputs, inputs])?;
         let bias = match self.shape.architecture.family {
             Family::Bert => self.tensor(&format!("{name}.bias"), &[outputs])?,
-            Family::NomicBert | Family::ModernBert => vec![0.0; outputs],
+            Family::NomicBert | Family::ModernBert => self.no_bias(name, outputs)?,
         };
         Ok(self.pack(&weights, &bias))
     }
@@ -304,7 +324,7 @@ impl Reader<'_> {
         let scale = self.score_scale();
         let queries = weights.iter_mut().take(width * width);
         queries.for_each(|weight| *weight *= scale);
-        Ok(self.pack(&weights, &vec![0.0; 3 * width]))
+        Ok(self.pack(&weights, &self.no_bias(name, 3 * width)?))
     }
 
     /// The three projections as one product; the queries carry the scale of the scores.
@@ -336,15 +356,18 @@ impl Reader<'_> {
         let prefix = format!("encoder.layers.{layer}");
         // The half that is bent stands first.
         let mut expand = Vec::with_capacity(2 * intermediate * width);
+        let mut bias = Vec::with_capacity(2 * intermediate);
         for part in ["fc12", "fc11"] {
-            let name = format!("{prefix}.mlp.{part}.weight");
-            expand.append(&mut self.tensor(&name, &[intermediate, width])?);
+            let name = format!("{prefix}.mlp.{part}");
+            let weights = self.tensor(&format!("{name}.weight"), &[intermediate, width])?;
+            expand.extend(weights);
+            bias.extend(self.no_bias(&name, intermediate)?);
         }
         Ok(LayerWeights {
             queries_keys_values: self.joined_queries_keys_values(&format!("{prefix}.attn.Wqkv"))?,
             attention_output: self.linear(&format!("{prefix}.attn.out_proj"), width, width)?,
             attention_norm: self.norm(&format!("{prefix}.norm1"))?,
-            expand: self.pack(&expand, &vec![0.0; 2 * intermediate]),
+            expand: self.pack(&expand, &bias),
             contract: self.linear(&format!("{prefix}.mlp.fc2"), width, intermediate)?,
             output_norm: self.norm(&format!("{prefix}.norm2"))?,
             reach: None,

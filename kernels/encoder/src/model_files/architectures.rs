@@ -40,7 +40,10 @@ pub(super) fn read(config: Value) -> Result<(Sizes, Architecture), ComponentErro
     match model_type.as_str() {
         "bert" => parsed::<BertConfig>(config)?.bert(),
         "xlm-roberta" | "roberta" => parsed::<BertConfig>(config)?.roberta(),
-        "nomic_bert" => parsed::<NomicBertConfig>(config)?.read(),
+        "nomic_bert" => {
+            check_older_nomic(&config)?;
+            parsed::<NomicBertConfig>(config)?.read()
+        }
         "modernbert" => parsed::<ModernBertConfig>(config)?.read(),
         _ => {
             let fact = format!("architecture `{model_type}` is not supported (config.json)");
@@ -207,6 +210,34 @@ struct NomicBertConfig {
     head_dim: Option<usize>,
 }
 
+/// Sizes by the names of nomic-bert's own code.
+const OLDER_NOMIC_SIZES: [&str; 5] = ["n_embd", "n_layer", "n_head", "n_inner", "n_positions"];
+/// What that code takes otherwise than computed here where a file says nothing: it has biases, turns no
+/// dimensions, and has another activation, base and epsilon.
+const OLDER_NOMIC_KEYS: [&str; 7] = [
+    "qkv_proj_bias",
+    "mlp_fc1_bias",
+    "mlp_fc2_bias",
+    "rotary_emb_fraction",
+    "rotary_emb_base",
+    "activation_function",
+    "layer_norm_epsilon",
+];
+
+/// A file for nomic-bert's own code must say what its code and `transformers` don't agree on.
+fn check_older_nomic(config: &Value) -> Result<(), ComponentError> {
+    let is_missing = |key: &&str| config[*key].is_null();
+    let missing: Vec<&str> = OLDER_NOMIC_KEYS.into_iter().filter(is_missing).collect();
+    if missing.is_empty() || OLDER_NOMIC_SIZES.iter().all(is_missing) {
+        return Ok(());
+    }
+    let fact = format!("{} is missing (config.json)", missing.join(", "));
+    Err(fault(
+        fact,
+        "say it, as nomic-embed-text does: false for each bias, and rotary_emb_fraction 1.0",
+    ))
+}
+
 /// How `transformers` says rotary positions since its fifth version.
 #[derive(Deserialize)]
 struct RopeParameters {
@@ -214,6 +245,15 @@ struct RopeParameters {
     rope_theta: Option<f32>,
     #[serde(default = "default_rope")]
     rope_type: String,
+    #[serde(default)]
+    partial_rotary_factor: Option<f64>,
+}
+
+impl RopeParameters {
+    /// Whether all dimensions are turned, and as far as the base says.
+    fn is_plain(&self) -> bool {
+        self.rope_type == "default" && self.partial_rotary_factor.is_none_or(|it| it == 1.0)
+    }
 }
 
 fn default_rope() -> String {
@@ -248,7 +288,7 @@ impl NomicBertConfig {
             && !self.rotary_emb_interleaved
             && self.rotary_emb_scale_base.is_none()
             && self.rotary_scaling_factor.is_none()
-            && rope.is_none_or(|rope| rope.rope_type == "default");
+            && rope.is_none_or(RopeParameters::is_plain);
         let heads = self.num_attention_heads;
         let has_bias = self.qkv_proj_bias || self.mlp_fc1_bias || self.mlp_fc2_bias;
         check([
@@ -373,7 +413,7 @@ fn global_every(layer_types: &[String]) -> Option<usize> {
 }
 
 impl ModernBertConfig {
-    /// Bases of layers that look at all tokens and of the others; `None` where they are scaled.
+    /// Bases of layers that look at all tokens and of the others; `None` where they are scaled or partial.
     fn bases(&self) -> Option<(f32, f32)> {
         let base = self.global_rope_theta;
         let base_local = self.local_rope_theta.unwrap_or(base);
@@ -381,7 +421,7 @@ impl ModernBertConfig {
             return self.rope_scaling.is_none().then_some((base, base_local));
         };
         let [global, local] = [&ropes.full_attention, &ropes.sliding_attention];
-        let is_plain = global.rope_type == "default" && local.rope_type == "default";
+        let is_plain = global.is_plain() && local.is_plain();
         (is_plain && self.rope_scaling.is_none()).then_some((
             global.rope_theta.unwrap_or(base),
             local.rope_theta.unwrap_or(base_local),
@@ -402,7 +442,10 @@ impl ModernBertConfig {
                 self.hidden_activation == "gelu",
                 format!("activation `{}`", self.hidden_activation),
             ),
-            (bases.is_some(), "a scaled rotary position embedding".into()),
+            (
+                bases.is_some(),
+                "a rotary position embedding that is partial or scaled".into(),
+            ),
             base_is_fine(base),
             base_is_fine(base_local),
             (!has_bias, "a bias".into()),

@@ -12,7 +12,7 @@
 //! error that names what is supported, and no size in it is taken before it was bounded.
 
 use super::architectures::{self, SUPPORTED, Sizes};
-use crate::cpu::{Architecture, AttentionShape, EncoderShape, Family, Pooling};
+use crate::cpu::{Architecture, AttentionShape, EncoderShape, Family, Pooling, Positions};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use vectide_model::ComponentError;
@@ -24,9 +24,13 @@ const LAYERS_MAX: usize = 256;
 const POSITIONS_MAX: usize = 1 << 16;
 const VOCABULARY_MAX: usize = 1 << 20;
 const TOKEN_TYPES_MAX: usize = 1 << 10;
-/// Positions times the wider of a token's vector and its feed-forward network: 8,192 positions of the
-/// largest BERT's 4,096. A text of so many tokens needs 335 MB of scratch memory there.
-const ACTIVATIONS_MAX: usize = 1 << 25;
+/// Numbers that a text of as many tokens as there are positions has between the steps of a layer, those
+/// of one head's attention not among them: 537 MB. Of 8,192 tokens nomic-embed has 94 million and the
+/// largest XLM-RoBERTa as many, the largest ModernBERT 102 million.
+const ACTIVATIONS_MAX: usize = 1 << 27;
+/// Numbers of a table of rotary positions, which is made without any weights: 8 MB, and ModernBERT has
+/// two. 8,192 positions of heads of 64 have a quarter of it.
+const TURNS_MAX: usize = 1 << 21;
 /// A token before the text, one of it and one behind it.
 const TOKENS_MIN: usize = 3;
 
@@ -454,9 +458,13 @@ fn shape(
     bound("max_position_embeddings", config.positions, POSITIONS_MAX)?;
     let padding = architecture.positions.rows_before();
     bound("pad_token_id", padding.max(1), POSITIONS_MAX)?;
+    // A token's vector as such, as it was, what is added to it, what attention made, and three projections.
+    let activations =
+        7 * config.hidden_size + architecture.feed_forward.parts() * config.intermediate_size;
     bound(
-        "max_position_embeddings times the wider of hidden_size and intermediate_size",
-        config.positions * config.hidden_size.max(config.intermediate_size),
+        "max_position_embeddings times the numbers of a token (7 times hidden_size, and intermediate_size for \
+         each part of the feed-forward network)",
+        config.positions * activations,
         ACTIVATIONS_MAX,
     )?;
     bound("vocab_size", config.vocab_size, VOCABULARY_MAX)?;
@@ -484,6 +492,13 @@ fn shape(
                 "the size of a head and of the feed-forward network must be multiples of {unit}"
             ),
         ));
+    }
+    if matches!(architecture.positions, Positions::Rotary { .. }) {
+        bound(
+            "max_position_embeddings times the size of a head",
+            config.positions * head_size,
+            TURNS_MAX,
+        )?;
     }
     Ok(EncoderShape {
         vocabulary: config.vocab_size,

@@ -5,12 +5,12 @@
 //! through that [`super::stretches`] can cut a text between.
 //!
 //! Invariant: a library that was read neither fails nor panics on any text, and takes about a
-//! gigabyte at most.
+//! gigabyte at most, and 8 MB for each thread that used it.
 
 use super::TokenizerError;
 use super::charsmap;
-use serde_json::Value;
-use tokenizers::Tokenizer;
+use serde_json::{Map, Value};
+use tokenizers::{ModelWrapper, NormalizedString, Normalizer, Tokenizer};
 
 /// Bytes of all pieces: XLM-RoBERTa's have 2.6 MB, and take 360 MB while they are read. The library's
 /// tree of them has a node of some 200 bytes for each byte that no other piece begins with.
@@ -21,6 +21,9 @@ pub(super) const PIECE_BYTES_MAX: usize = 256;
 const PIECES_MAX: usize = 1 << 20;
 /// Tokens beside the pieces: ModernBERT has 117, of which each is looked for in each text.
 const ADDED_MAX: usize = 4096;
+/// Words whose merges BPE keeps for each thread until the thread ends, even when the model is gone: one
+/// of the longest, 255 bytes, takes 8 KB.
+const WORDS_KEPT_MAX: usize = 1000;
 
 /// The library's tokenizer with the ids before and behind a text.
 pub(super) struct StretchesFile {
@@ -46,8 +49,10 @@ impl StretchesFile {
         for part in ["padding", "truncation", "decoder", "post_processor"] {
             value[part] = Value::Null;
         }
-        let library =
+        let mut library =
             Tokenizer::from_bytes(value.to_string()).map_err(|error| fault(error.to_string()))?;
+        check_normalised(&library)?;
+        keep_fewer_words(&mut library);
         Ok(Self {
             library,
             begin,
@@ -96,12 +101,20 @@ fn check_unigram_words(pre_tokenizer: &Value) -> Result<(), TokenizerError> {
 fn check_bpe(value: &Value) -> Result<(), TokenizerError> {
     let model = &value["model"];
     let pieces = model["vocab"].as_object();
-    let count = pieces.map_or(0, serde_json::Map::len);
-    let names = pieces.into_iter().flatten();
-    check_pieces(count, names.map(|(piece, _)| Some(piece.as_str())))?;
-    let merges = model["merges"].as_array().map_or(0, Vec::len);
-    if merges > PIECES_MAX {
-        return Err(fault(format!("it has {merges} merges")));
+    let pieces = pieces.ok_or_else(|| fault("its vocabulary is no object"))?;
+    check_pieces(
+        pieces.len(),
+        pieces.keys().map(|piece| Some(piece.as_str())),
+    )?;
+    let merges = model["merges"].as_array().map(Vec::as_slice);
+    check_merges(merges.unwrap_or_default(), pieces)?;
+    // The library looks for it when a text has an unknown byte, and fails there.
+    let is_piece = |name: &str| pieces.contains_key(name);
+    if !model["unk_token"].is_null() && !model["unk_token"].as_str().is_some_and(is_piece) {
+        return Err(fault(format!(
+            "its unknown token {:.40} is not in its vocabulary (unk_token)",
+            model["unk_token"].to_string()
+        )));
     }
     let is_unset = |name: &str| matches!(&model[name], Value::Null) || model[name] == "";
     for name in ["dropout", "continuing_subword_prefix", "end_of_word_suffix"] {
@@ -121,6 +134,35 @@ fn check_bpe(value: &Value) -> Result<(), TokenizerError> {
         )));
     }
     check_normalizer(&value["normalizer"])
+}
+
+/// The library writes both parts of a merge into as many bytes as the longest piece has, before it sees
+/// whether together they are one.
+fn check_merges(merges: &[Value], pieces: &Map<String, Value>) -> Result<(), TokenizerError> {
+    if merges.len() > PIECES_MAX {
+        return Err(fault(format!("it has {} merges", merges.len())));
+    }
+    for merge in merges {
+        let parts = match merge {
+            // The first line of older files.
+            Value::String(line) if line.starts_with("#version") => continue,
+            Value::String(line) => line.split_once(' '),
+            _ => merge[0].as_str().zip(merge[1].as_str()),
+        };
+        let is_whole = parts.is_some_and(|(first, second)| {
+            let both = format!("{first}{second}");
+            [first, second, &both]
+                .iter()
+                .all(|it| pieces.contains_key(*it))
+        });
+        if !is_whole {
+            return Err(fault(format!(
+                "the merge {:.80} has a part or a whole that is not in its vocabulary (merges)",
+                merge.to_string()
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn named(step: &Value) -> &str {
@@ -194,11 +236,7 @@ fn check_added(added: &Value) -> Result<(), TokenizerError> {
     }
     for token in added {
         let content = token["content"].as_str().unwrap_or_default();
-        let pairs = content.chars().zip(content.chars().skip(1));
-        let has_place = pairs
-            .into_iter()
-            .any(|(one, next)| one.is_alphanumeric() && next.is_whitespace());
-        if has_place || token["rstrip"] == true || content.len() > PIECE_BYTES_MAX {
+        if has_place(content) || token["rstrip"] == true || content.len() > PIECE_BYTES_MAX {
             return Err(fault(format!(
                 "the added token `{content:.40}` has a space behind a letter, is long, or takes white space \
                  behind itself, which is not supported"
@@ -206,6 +244,42 @@ fn check_added(added: &Value) -> Result<(), TokenizerError> {
         }
     }
     Ok(())
+}
+
+/// Whether a text could be cut inside of it.
+fn has_place(content: &str) -> bool {
+    let mut pairs = content.chars().zip(content.chars().skip(1));
+    pairs.any(|(one, next)| one.is_alphanumeric() && next.is_whitespace())
+}
+
+/// Added tokens that the library looks for in a normalised text, it normalises too; its search for one
+/// that nothing is left of panics.
+fn check_normalised(library: &Tokenizer) -> Result<(), TokenizerError> {
+    let Some(normalizer) = library.get_normalizer() else {
+        return Ok(());
+    };
+    let added = library.get_added_tokens_decoder().into_values();
+    for token in added.filter(|token| token.normalized) {
+        let mut form = NormalizedString::from(token.content.as_str());
+        (normalizer.normalize(&mut form)).map_err(|error| fault(error.to_string()))?;
+        if form.get().is_empty() || has_place(form.get()) {
+            return Err(fault(format!(
+                "the added token `{:.40}` is empty or has a space behind a letter once it is normalised, which \
+                 is not supported",
+                token.content
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Unigram keeps its words in the model, and goes with them.
+fn keep_fewer_words(library: &mut Tokenizer) {
+    if matches!(library.get_model(), ModelWrapper::BPE(_)) {
+        let mut model = library.get_model().clone();
+        model.resize_cache(WORDS_KEPT_MAX);
+        library.with_model(model);
+    }
 }
 
 /// The ids that a post-processor puts before and behind a text.
@@ -265,12 +339,80 @@ mod tests {
         })
     }
 
-    fn fault(change: impl FnOnce(&mut Value)) -> String {
+    fn bpe() -> Value {
         let mut value = unigram();
+        value["model"] = json!({
+            "type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2, "<unk>": 3},
+            "merges": [["a", "b"]], "unk_token": "<unk>",
+        });
+        value["pre_tokenizer"] =
+            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true});
+        value
+    }
+
+    fn fault_in(mut value: Value, change: impl FnOnce(&mut Value)) -> String {
         change(&mut value);
         StretchesFile::read(value)
             .err()
             .map_or(String::new(), |error| error.0)
+    }
+
+    fn fault(change: impl FnOnce(&mut Value)) -> String {
+        fault_in(unigram(), change)
+    }
+
+    #[test]
+    fn merges_are_of_pieces() {
+        for whole in [
+            json!([["a", "b"]]),
+            json!(["#version: 0.2", "a b"]),
+            json!([]),
+        ] {
+            assert_eq!(fault_in(bpe(), |it| it["model"]["merges"] = whole), "");
+        }
+        for wrong in [
+            json!([["a", "<unk>"]]),
+            json!([["<unk>", "<unk>"]]),
+            json!(["a <unk>"]),
+            json!([["ab", "c"]]),
+            json!(["ab"]),
+            json!([["a"]]),
+            json!([7]),
+        ] {
+            let found = fault_in(bpe(), |it| it["model"]["merges"] = wrong);
+            assert!(found.contains("merges"), "{found}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_token_is_a_piece() {
+        assert_eq!(
+            fault_in(bpe(), |it| it["model"]["unk_token"] = Value::Null),
+            ""
+        );
+        for wrong in [json!("<other>"), json!(""), json!(3)] {
+            let found = fault_in(bpe(), |it| it["model"]["unk_token"] = wrong);
+            assert!(found.contains("unk_token"), "{found}");
+        }
+    }
+
+    #[test]
+    fn added_tokens_are_checked_as_they_are_looked_for() {
+        let found = |normalizer: Value, content: &str, normalized: bool| {
+            fault(|it| {
+                it["normalizer"] = normalizer;
+                it["added_tokens"] = json!([{"id": 3, "content": content, "normalized": normalized,
+                    "special": false, "single_word": false, "lstrip": false, "rstrip": false}]);
+            })
+        };
+        let strip = json!({"type": "Strip", "strip_left": false, "strip_right": true});
+        assert_eq!(found(strip.clone(), " ", false), "");
+        assert_eq!(found(strip.clone(), " x", true), "");
+        assert!(found(strip, " ", true).contains("normalised"));
+        // A diaeresis alone becomes a space with a mark.
+        let compatible = json!({"type": "NFKC"});
+        assert_eq!(found(compatible.clone(), "a\u{a8}", false), "");
+        assert!(found(compatible, "a\u{a8}", true).contains("normalised"));
     }
 
     #[test]
