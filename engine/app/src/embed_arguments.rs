@@ -39,16 +39,18 @@ pub struct ModelOptions {
     /// Dimensions of the vectors, where the model lets one choose.
     #[arg(long)]
     dimensions: Option<usize>,
-    /// Any other option of the model, as a configuration has it: --option max_tokens=128.
+    /// Any other option of the model, as a configuration has it: --option max_tokens=128. A text that looks like
+    /// a number or a truth value stands in double quotes: --option 'name="7"'.
     #[arg(long = "option", value_name = "NAME=VALUE", value_parser = option)]
     options: Vec<(String, Value)>,
 }
 
-/// A name and what stands behind it: a number, a truth value or else a text.
+/// A name and what stands behind it: a number, a truth value, a text in double quotes, or else a text as it stands.
 fn option(text: &str) -> Result<(String, Value), String> {
     let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
     let read = serde_json::from_str(value).ok();
-    let read = read.filter(|value: &Value| value.is_number() || value.is_boolean());
+    let read =
+        read.filter(|value: &Value| value.is_number() || value.is_boolean() || value.is_string());
     Ok((name.to_owned(), read.unwrap_or_else(|| value.into())))
 }
 
@@ -84,5 +86,29 @@ impl EmbedArguments {
                 Lane::Bulk
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn options_are_numbers_truth_values_or_texts() {
+        for (text, value) in [
+            ("a=7", json!(7)),
+            ("a=true", json!(true)),
+            ("a=\"7\"", json!("7")),
+            ("a=\"query: \"", json!("query: ")),
+            ("a=query: ", json!("query: ")),
+            ("a=\"", json!("\"")),
+            ("a=[1]", json!("[1]")),
+            ("a=b=c", json!("b=c")),
+            ("a=", json!("")),
+        ] {
+            assert_eq!(option(text), Ok(("a".to_owned(), value)), "{text}");
+        }
+        assert!(option("a").is_err());
     }
 }
