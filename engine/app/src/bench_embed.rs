@@ -5,10 +5,13 @@
 //! on the same threads right before, in each of several rounds, and shares are of the threads' own time: other
 //! programs slow the tokens a second, not the shares.
 //!
+//! A model that another library, a GPU or a service computes has only tokens a second: what the calling threads
+//! spend says nothing of it.
+//!
 //! Invariant: what is measured is what a pipeline does with the same texts; tokens are counted as computed.
 
 use crate::bench_texts::made_up_text;
-use crate::embed::{TEXTS_PER_CALL, open};
+use crate::embed::{TEXTS_PER_CALL, computed_tokens, open};
 use crate::embed_arguments::ModelOptions;
 use crate::failure::Failure;
 use crate::lines;
@@ -120,10 +123,11 @@ struct Report {
     texts: usize,
     tokens: usize,
     tokens_per_second: f64,
-    tokens_per_thread_second: f64,
+    /// Nothing for a model that is computed elsewhere.
+    tokens_per_thread_second: Option<f64>,
     peak_gflops: Option<f64>,
     share_of_peak: Option<f64>,
-    /// Empty for a model that has no stages.
+    /// Empty for a model that is computed elsewhere.
     stages: Vec<StageReport>,
 }
 
@@ -247,7 +251,7 @@ impl Work<'_> {
             round.texts += texts.len();
             round.times.add(&times);
             if times.tokens == 0 {
-                counted += texts.iter().map(|it| counter.count(it)).sum::<usize>();
+                counted += computed_tokens(self.embedder, &*counter, texts);
             }
         }
         round.tokens = round.times.tokens + counted;
@@ -267,6 +271,7 @@ fn report(embedder: &dyn Embedder, threads: usize, rounds: Vec<Round>) -> Report
     }
     let identity = embedder.identity();
     let share_of_peak = median(shares);
+    let arithmetic = all.times.arithmetic;
     Report {
         model: identity.name.clone(),
         device: identity.device.clone(),
@@ -274,7 +279,7 @@ fn report(embedder: &dyn Embedder, threads: usize, rounds: Vec<Round>) -> Report
         texts: all.texts,
         tokens: all.tokens,
         tokens_per_second,
-        tokens_per_thread_second: all.tokens as f64 / all.thread_seconds,
+        tokens_per_thread_second: arithmetic.map(|_| all.tokens as f64 / all.thread_seconds),
         peak_gflops: share_of_peak.and(median(peaks)).map(|it| it / 1e9),
         share_of_peak,
         stages: stages(&all),
@@ -318,20 +323,20 @@ fn print(report: &Report) {
         report.tokens as f64 / report.texts.max(1) as f64
     );
     println!("{:.0} tokens/s", report.tokens_per_second);
-    println!(
-        "{:.0} tokens in a second that a thread computes",
-        report.tokens_per_thread_second
-    );
+    let Some(of_thread) = report.tokens_per_thread_second else {
+        println!(
+            "{} is computed elsewhere than by Vectide's encoder: threads' time and stages are not known",
+            report.model
+        );
+        return;
+    };
+    println!("{of_thread:.0} tokens in a second that a thread computes");
     match (report.share_of_peak, report.peak_gflops) {
         (Some(share), Some(peak)) => println!(
             "{:.0} % of the measured peak of {peak:.0} GFLOP/s a thread",
             share * 100.0
         ),
         _ => println!("what share of the processor's peak that is, is not known"),
-    }
-    if report.stages.is_empty() {
-        println!("{} has no stages to tell apart", report.model);
-        return;
     }
     println!("of the threads' time:");
     for stage in &report.stages {

@@ -135,7 +135,7 @@ fn embed_all(
         for call in calls {
             let texts: Vec<&str> = call.iter().map(String::as_str).collect();
             vectors.extend(embedder.embed(lane, &texts)?);
-            tokens += texts.iter().map(|it| counter.count(it)).sum::<usize>();
+            tokens += computed_tokens(embedder, counter, &texts);
         }
         Ok::<_, vectide_model::EmbedError>((vectors, tokens))
     };
@@ -154,6 +154,22 @@ fn embed_all(
         tokens += of_part;
     }
     Ok((vectors, tokens))
+}
+
+/// Before and behind a text of most models.
+const SPECIAL_TOKENS: usize = 2;
+
+/// Tokens of texts as a model computes them: special ones included, and cut to what it looks at.
+pub(crate) fn computed_tokens(
+    embedder: &dyn Embedder,
+    counter: &dyn TokenCounter,
+    texts: &[&str],
+) -> usize {
+    let tokens_max = embedder.identity().tokens_max;
+    let tokens = texts.iter().map(|text| counter.count(text));
+    tokens
+        .map(|tokens| (tokens + SPECIAL_TOKENS).min(tokens_max))
+        .sum()
 }
 
 /// Bytes of the header, which says how many rows there are and so is written twice.
