@@ -129,6 +129,8 @@ const WORDS: [&str; 120] = [
 /// Words of the shortest text and of the longest: most models look at no more tokens than that.
 const WORDS_MIN: u64 = 10;
 const WORDS_MAX: u64 = 230;
+/// So that words are as long as English ones are.
+const ANY_WORD_IN: u64 = 5;
 /// Words of a sentence.
 const SENTENCE_WORDS: u64 = 14;
 
@@ -144,10 +146,14 @@ impl Numbers {
         (((x ^ (x >> 31)) >> 32) * limit) >> 32
     }
 
-    /// The product of two even choices: half of all words are among the first fifth.
+    /// One word in five is any; the others are the product of two even choices, half of which are among the
+    /// first fifth.
     fn word(&mut self) -> &'static str {
         let words = WORDS.len() as u64;
-        let at = self.below(words) * (self.below(words) + 1) / words;
+        let at = match self.below(ANY_WORD_IN) {
+            0 => self.below(words),
+            _ => self.below(words) * (self.below(words) + 1) / words,
+        };
         WORDS[at as usize]
     }
 }
