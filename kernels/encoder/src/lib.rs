@@ -13,6 +13,7 @@
 pub mod bert;
 mod compute;
 mod cpu;
+mod distinct;
 pub mod hashing;
 mod lane_priority;
 pub mod measure;
@@ -23,6 +24,7 @@ mod sentence_encoder;
 mod tokenize;
 
 pub use cpu::{Backend, Pooling, Products};
+pub use distinct::encode_distinct;
 pub use lane_priority::lower_for_bulk;
 pub use sentence_encoder::{SentenceEncoder, dimension};
 pub use tokenize::{Tokenizer, TokenizerError, check_library_file};

@@ -10,11 +10,11 @@
 
 use crate::compute::{Compute, ComputeParts};
 use crate::cpu::{Backend, Products};
+use crate::distinct::encode_distinct;
 use crate::lane_priority::lower_for_bulk;
 use crate::measure::{Stage, timed};
 use crate::model_files::Description;
 use crate::tokenize::Tokenizer;
-use rustc_hash::FxHashMap;
 use std::sync::Arc;
 use vectide_model::{
     Accelerator, BatchLimits, ByteSize, ComponentError, Device, EmbedError, Embedder, Lane,
@@ -269,27 +269,14 @@ impl Embedder for SentenceEncoder {
             }
             Lane::Query => &self.query_prefix,
         };
-        // Equal texts are encoded once.
-        let mut distinct: Vec<&str> = Vec::with_capacity(texts.len());
-        let mut places: FxHashMap<&str, usize> = FxHashMap::default();
-        let places: Vec<usize> = texts
-            .iter()
-            .map(|text| {
-                *places.entry(text).or_insert_with(|| {
-                    distinct.push(text);
-                    distinct.len() - 1
-                })
-            })
-            .collect();
-        let vectors = self.encode(lane, prefix, &distinct);
-        if vectors.iter().flatten().any(|value| !value.is_finite()) {
-            let fact = format!("{} gives a vector that is not finite", self.identity.name);
-            return Err(EmbedError::Texts(fact));
-        }
-        if vectors.len() == texts.len() {
-            return Ok(vectors);
-        }
-        Ok(places.iter().map(|place| vectors[*place].clone()).collect())
+        encode_distinct(texts, |distinct| {
+            let vectors = self.encode(lane, prefix, distinct);
+            if vectors.iter().flatten().any(|value| !value.is_finite()) {
+                let fact = format!("{} gives a vector that is not finite", self.identity.name);
+                return Err(EmbedError::Texts(fact));
+            }
+            Ok(vectors)
+        })
     }
 
     fn token_counter(&self) -> Arc<dyn TokenCounter> {

@@ -15,10 +15,9 @@ use crate::texts::{Texts, TokenIds};
 use half::f16;
 use ort::session::{OutputSelector, RunOptions, Session, SessionInputValue};
 use ort::value::{DynValue, Tensor};
-use rustc_hash::FxHashMap;
 use std::borrow::Cow;
 use std::sync::Arc;
-use vectide_encoder::{Pooling, lower_for_bulk};
+use vectide_encoder::{Pooling, encode_distinct, lower_for_bulk};
 use vectide_model::{BatchLimits, EmbedError, Embedder, Lane, ModelIdentity, TokenCounter};
 
 /// How much two vectors of one text may differ; what the contract allows.
@@ -322,23 +321,7 @@ impl Embedder for OnnxEncoder {
         if lane == Lane::Bulk {
             lower_for_bulk();
         }
-        // Equal texts are encoded once.
-        let mut distinct: Vec<&str> = Vec::with_capacity(texts.len());
-        let mut places: FxHashMap<&str, usize> = FxHashMap::default();
-        let places: Vec<usize> = texts
-            .iter()
-            .map(|text| {
-                *places.entry(text).or_insert_with(|| {
-                    distinct.push(text);
-                    distinct.len() - 1
-                })
-            })
-            .collect();
-        let vectors = self.encode(lane, &distinct)?;
-        if vectors.len() == texts.len() {
-            return Ok(vectors);
-        }
-        Ok(places.iter().map(|place| vectors[*place].clone()).collect())
+        encode_distinct(texts, |distinct| self.encode(lane, distinct))
     }
 
     fn token_counter(&self) -> Arc<dyn TokenCounter> {
