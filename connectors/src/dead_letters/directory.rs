@@ -1,8 +1,9 @@
 //! A folder of dead letters: one JSON object a line, in files that only grow.
 //!
-//! A file is named by its first letter's number, so names sort by age. One that is large enough is
-//! never touched again: move it away whenever you like. Above a total the oldest files are removed,
-//! which is logged.
+//! A file is named by its first letter's number, or by the next number where letters that come again
+//! after a crash begin it: names sort by age, always. One that is large enough is never touched
+//! again: move it away whenever you like. Above a total the oldest files are removed, which is
+//! logged.
 //!
 //! Invariant: `write` returns after its lines are synced; half a line that a crash left at the end
 //! of the newest file is cut off before anything is added, and its letter comes again.
@@ -136,6 +137,13 @@ impl DeadLetterSink for Directory {
 const FILE_PREFIX: &str = "dead-letters-";
 const FILE_SUFFIX: &str = ".jsonl";
 
+/// A file of letters as the folder shows it.
+struct LetterFile {
+    number: u64,
+    path: PathBuf,
+    length: u64,
+}
+
 impl Directory {
     fn append(&mut self, letters: &[KeptLetter]) -> io::Result<()> {
         let mut at = 0;
@@ -164,48 +172,54 @@ impl Directory {
         let newest = match self.open.take() {
             Some(open) => Some(open),
             None => match self.files()?.pop() {
-                Some((path, _)) => Some(open_whole(&path)?),
+                Some(newest) => Some(open_whole(&newest.path)?),
                 None => None,
             },
         };
         match newest {
             Some((file, length)) if length < self.file_bytes_max => Ok((file, length)),
-            _ => {
-                self.remove_oldest()?;
-                let path = self
-                    .folder
-                    .join(format!("{FILE_PREFIX}{id:020}{FILE_SUFFIX}"));
-                // A letter that is written again after a failure may begin its file again, too.
-                let mut file = OpenOptions::new().create(true).append(true).open(path)?;
-                let length = file.seek(SeekFrom::End(0))?;
-                File::open(&self.folder)?.sync_all()?;
-                Ok((file, length))
-            }
+            _ => self.begin_file(id),
         }
     }
 
-    /// The files with their lengths, oldest first.
-    fn files(&self) -> io::Result<Vec<(PathBuf, u64)>> {
+    /// A new file, whose name sorts behind all others: only the newest may end in half a line.
+    fn begin_file(&self, id: u64) -> io::Result<(File, u64)> {
+        let files = self.files()?;
+        let next = files
+            .last()
+            .map_or(0, |newest| newest.number.saturating_add(1));
+        self.remove_oldest(files)?;
+        let number = id.max(next);
+        let name = format!("{FILE_PREFIX}{number:020}{FILE_SUFFIX}");
+        let file = OpenOptions::new()
+            .create_new(true)
+            .append(true)
+            .open(self.folder.join(name))?;
+        File::open(&self.folder)?.sync_all()?;
+        Ok((file, 0))
+    }
+
+    /// The files, oldest first.
+    fn files(&self) -> io::Result<Vec<LetterFile>> {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            let number = name.strip_prefix(FILE_PREFIX);
-            let number = number.and_then(|rest| rest.strip_suffix(FILE_SUFFIX));
-            if number.is_some_and(|it| it.len() == 20 && it.bytes().all(|b| b.is_ascii_digit())) {
-                files.push((entry.path(), entry.metadata()?.len()));
+            if let Some(number) = file_number(&entry.file_name().to_string_lossy()) {
+                files.push(LetterFile {
+                    number,
+                    path: entry.path(),
+                    length: entry.metadata()?.len(),
+                });
             }
         }
-        files.sort();
+        files.sort_by_key(|file| file.number);
         Ok(files)
     }
 
     /// Makes room for one more file.
-    fn remove_oldest(&self) -> io::Result<()> {
-        let files = self.files()?;
-        let mut total: u64 = files.iter().map(|(_, length)| length).sum();
-        for (path, length) in files {
+    fn remove_oldest(&self, files: Vec<LetterFile>) -> io::Result<()> {
+        let mut total: u64 = files.iter().map(|file| file.length).sum();
+        for LetterFile { path, length, .. } in files {
             if total + self.file_bytes_max <= self.total_bytes_max {
                 break;
             }
@@ -218,6 +232,13 @@ impl Directory {
         }
         Ok(())
     }
+}
+
+/// The number in the name of a file of letters; `None` for other files.
+fn file_number(name: &str) -> Option<u64> {
+    let number = name.strip_prefix(FILE_PREFIX)?.strip_suffix(FILE_SUFFIX)?;
+    let is_number = number.len() == 20 && number.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| number.parse().ok()).flatten()
 }
 
 /// Opens a file for appending behind its last whole line.
@@ -303,6 +324,34 @@ mod tests {
         let mut found = ids(directory.path()).concat();
         found.sort_unstable();
         assert_eq!(found, [0, 0, 1, 1, 2, 2, 3, 3]);
+    }
+
+    /// Letters that come again went to a file whose name sorted before full ones. Where a second
+    /// crash left half a line there, it stayed: only the newest file by name was looked at.
+    #[test]
+    fn half_a_line_of_letters_that_came_again_is_cut_off() {
+        let directory = tempfile::tempdir().unwrap();
+        let letters: Vec<_> = (0..4).map(|id| letter(id, Some(b"raw"))).collect();
+        let line = letter_json(&letters[0]).unwrap().len() as u64 + 1;
+        let files = || {
+            let entries = fs::read_dir(directory.path()).unwrap();
+            entries.map(|it| it.unwrap().path()).collect::<Vec<_>>()
+        };
+        open(directory.path(), line * 2, line * 100)
+            .write(&letters)
+            .unwrap();
+        let full = files();
+        open(directory.path(), line * 2, line * 100)
+            .write(&letters[..1])
+            .unwrap();
+        let begun = files().into_iter().find(|it| !full.contains(it)).unwrap();
+        let torn = fs::read(&begun).unwrap();
+        fs::write(&begun, &torn[..torn.len() / 2]).unwrap();
+        open(directory.path(), line * 2, line * 100)
+            .write(&letters)
+            .unwrap();
+        let found = ids(directory.path());
+        assert_eq!(found, [[0, 1], [2, 3], [0, 1], [2, 3]].map(Vec::from));
     }
 
     #[test]
