@@ -275,7 +275,7 @@ impl Attention<'_> {
 /// # Safety
 /// The processor must have the instruction set of `V`; the row must be whole vectors.
 #[inline(always)]
-pub(crate) unsafe fn exponentiate<V: Lanes>(row: &mut [f32]) -> f32 {
+unsafe fn exponentiate<V: Lanes>(row: &mut [f32]) -> f32 {
     // SAFETY: this function's contract.
     unsafe {
         let mut greatest = V::splat(MASKED_SCORE);
