@@ -200,8 +200,14 @@ impl Compute {
         accelerated.map_or(cores, |it| cores.max(it.encoder.calls_at_once() + 2))
     }
 
-    /// The vectors of texts given as token ids, as for [`Encoder::encode`].
+    /// The vectors of texts given as token ids, as for [`Encoder::encode`]; of so many as there are, in
+    /// calls of the size that the device wants.
     pub(crate) fn encode(&self, lane: Lane, texts: &[&[u32]]) -> Vec<Vec<f32>> {
+        let calls = calls(texts, self.tokens_per_call());
+        calls.flat_map(|call| self.call(lane, call)).collect()
+    }
+
+    fn call(&self, lane: Lane, texts: &[&[u32]]) -> Vec<Vec<f32>> {
         let accelerated = self.in_use();
         let vectors = accelerated.and_then(|it| it.encode(lane, texts, self.dimensions));
         vectors.unwrap_or_else(|| encode_on(&self.processor, texts, self.dimensions))
@@ -215,20 +221,25 @@ impl Compute {
 
 /// On the processor, in micro-batches.
 fn encode_on(processor: &Encoder, texts: &[&[u32]], dimensions: usize) -> Vec<Vec<f32>> {
-    let mut vectors = Vec::with_capacity(texts.len());
+    let batches = calls(texts, MICRO_BATCH_TOKENS);
+    let vectors = batches.flat_map(|batch| processor.encode(batch, dimensions));
+    vectors.collect()
+}
+
+/// Cuts texts into runs of at most so many tokens; a text of more is a run of its own.
+fn calls<'a>(texts: &'a [&'a [u32]], tokens_max: usize) -> impl Iterator<Item = &'a [&'a [u32]]> {
     let mut rest = texts;
-    while !rest.is_empty() {
+    std::iter::from_fn(move || {
         let mut tokens = 0;
         let fits = |ids: &&&[u32]| {
             tokens += ids.len();
-            tokens <= MICRO_BATCH_TOKENS
+            tokens <= tokens_max
         };
         let count = rest.iter().take_while(fits).count().max(1);
-        let (batch, behind) = rest.split_at(count);
-        vectors.append(&mut processor.encode(batch, dimensions));
-        rest = behind;
-    }
-    vectors
+        let call;
+        (call, rest) = rest.split_at_checked(count)?;
+        Some(call)
+    })
 }
 
 /// Opens the accelerator and compares it with the processor, which must compute in 32 bits for that: what
@@ -303,5 +314,24 @@ impl Accelerated {
             let device = self.encoder.device();
             tracing::error!(device, why, "embedding goes on on the CPU");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_cut_into_calls_by_their_tokens() {
+        let ids = [0; 20];
+        let lengths = |lengths: &[usize]| {
+            let texts: Vec<&[u32]> = lengths.iter().map(|length| &ids[..*length]).collect();
+            let calls = calls(&texts, 10);
+            calls.map(<[_]>::len).collect::<Vec<_>>()
+        };
+        assert_eq!(lengths(&[]), [0; 0]);
+        assert_eq!(lengths(&[2, 8, 3, 7, 1]), [2, 2, 1]);
+        assert_eq!(lengths(&[11, 20, 1, 9, 12]), [1, 1, 2, 1]);
+        assert_eq!(lengths(&[0, 0, 10, 0]), [4]);
     }
 }

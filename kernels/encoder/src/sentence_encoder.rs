@@ -128,36 +128,18 @@ impl SentenceEncoder {
         &self.tokenizer
     }
 
-    /// Encodes texts that differ from each other, in calls of the size that the device wants: their
-    /// tokens are made before anything of a device is taken.
+    /// Encodes texts that differ from each other: their tokens are made before anything of a device is
+    /// taken.
     fn encode(&self, lane: Lane, prefix: &str, texts: &[&str]) -> Vec<Vec<f32>> {
-        let mut vectors = Vec::with_capacity(texts.len());
-        let mut batch: Vec<Vec<u32>> = Vec::new();
-        let mut batch_tokens = 0;
-        let tokens_per_call = self.compute.tokens_per_call();
-        let mut run = |batch: &mut Vec<Vec<u32>>| {
-            // A first text longer than a call has nothing before it, no texts have none.
-            if batch.is_empty() {
-                return;
-            }
-            let ids: Vec<&[u32]> = batch.iter().map(Vec::as_slice).collect();
-            vectors.append(&mut self.compute.encode(lane, &ids));
-            batch.clear();
-        };
-        for text in texts {
-            let ids = timed(Stage::Tokenization, 0, || match prefix {
+        let tokens = |text: &&str| {
+            timed(Stage::Tokenization, 0, || match prefix {
                 "" => self.tokenizer.encode(text),
                 prefix => self.tokenizer.encode(&[prefix, text].concat()),
-            });
-            if batch_tokens + ids.len() > tokens_per_call {
-                run(&mut batch);
-                batch_tokens = 0;
-            }
-            batch_tokens += ids.len();
-            batch.push(ids);
-        }
-        run(&mut batch);
-        vectors
+            })
+        };
+        let ids: Vec<Vec<u32>> = texts.iter().map(tokens).collect();
+        let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
+        self.compute.encode(lane, &ids)
     }
 }
 
