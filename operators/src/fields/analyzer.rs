@@ -6,7 +6,7 @@
 //!
 //! Invariant: the same text gives the same terms, whatever the cache holds.
 
-use rust_stemmers::Stemmer;
+use frostem::{Algorithm, Stemmer};
 use rustc_hash::FxHashMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -17,7 +17,7 @@ use vectide_model::Term;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Names the way terms are made; a change of it needs another number, since states hold terms.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Words that a cache remembers: some 4 MB of them, 20 at most, and most of what a corpus says again and again.
 const CACHE_WORDS: usize = 65_536;
@@ -47,10 +47,13 @@ macro_rules! languages {
         }
 
         impl Language {
+            #[cfg(test)]
+            const ALL: &[Self] = &[Self::Any, $(Self::$name),*];
+
             fn stemmer(self) -> Option<Stemmer> {
                 match self {
                     Self::Any => None,
-                    $(Self::$name => Some(Stemmer::create(rust_stemmers::Algorithm::$name)),)*
+                    $(Self::$name => Some(Stemmer::new(Algorithm::$name)),)*
                 }
             }
         }
@@ -221,7 +224,52 @@ mod tests {
         assert_eq!(any("カタカナ"), any("ｶﾀｶﾅ"));
     }
 
+    /// Stems of a Snowball of years ago were cut by marks that an earlier step had left behind, a panic.
+    #[test]
+    fn greek_words_with_two_endings_have_stems() {
+        let greek = |text| terms(Language::Greek, text);
+        assert_eq!(greek("ανεύρετε"), greek("ανευρετε"));
+        assert_eq!(greek("αντίθετε"), greek("αντιθετε"));
+    }
+
+    /// Letters of the languages' scripts; few of them a word, so that endings are often met.
+    fn word() -> impl Strategy<Value = String> {
+        let letters = prop::sample::select(vec![
+            "aeinorst'",
+            "abcdefghij",
+            "klmnopqrst",
+            "uvwxyzëéèäöüåøæß",
+            "ıişğçöü",
+            "ăâîșțşţłőű",
+            "αβγδεζηθικλ",
+            "μνξοπρσςτυφχψω",
+            "άέήίόύώϊϋΐΰετε",
+            "абвгдеёжзий",
+            "клмнопрстуф",
+            "хцчшщъыьэюя",
+            "ابتثجحخدذرزسش",
+            "ضطظعغفقكلمنهوىي",
+            "ءآأؤإئةـًٌٍَُِّْال",
+            "அஆஇஈஉஊகஙசஞடணதநபமய",
+            "ரலவழளறனாிீுூெேைொோௌ்",
+            "é\u{301}字😀0ﬁ",
+        ]);
+        let of_one_script = letters.prop_flat_map(|letters| {
+            let letter = prop::sample::select(letters.chars().collect::<Vec<_>>());
+            prop::collection::vec(letter, 1..16).prop_map(String::from_iter)
+        });
+        prop_oneof![of_one_script, any::<String>()]
+    }
+
     proptest! {
+        #[test]
+        fn every_word_has_its_terms_in_every_language(words in prop::collection::vec(word(), 1..20)) {
+            let text = words.join(" ");
+            for language in Language::ALL {
+                prop_assert_eq!(terms(*language, &text), terms(*language, &text));
+            }
+        }
+
         #[test]
         fn the_cache_changes_nothing(texts in prop::collection::vec(any::<String>(), 1..20)) {
             let analyzer = Analyzer::new(Language::English);
