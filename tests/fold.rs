@@ -3,10 +3,12 @@
 
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::num::NonZero;
 use std::path::Path;
 use std::time::Duration;
-use vectide_engine::{ExportKind, export};
-use vectide_tests::{Changes, Script, ScriptedPipeline};
+use vectide_engine::{ExportKind, Pipeline, export};
+use vectide_model::ReadMode;
+use vectide_tests::{Changes, Script, ScriptedPipeline, SplitScript};
 
 /// Sentences that are kept, moved, dropped and repeated, so that chunks of versions overlap.
 fn text() -> impl Strategy<Value = String> {
@@ -92,6 +94,37 @@ proptest! {
         for (key, text) in &expected {
             let chunks = texts.get(key).map(String::as_str).unwrap_or_default();
             prop_assert_eq!(squeeze(chunks), squeeze(text), "chunks of {}", key);
+        }
+    }
+
+    /// All changes of a transaction have one position, and it is read again from its start where a process
+    /// ends between its parts: a version can't be told from another one by where it comes from.
+    #[test]
+    fn parts_of_a_transaction_that_come_again_change_nothing(
+        changes in changes(),
+        sizes in prop::collection::vec(1..5usize, 1..8),
+        pauses in prop::collection::vec(0..4u64, 1..8),
+        parts in 2..6usize,
+        stops in prop::collection::vec(0..30usize, 1..4),
+    ) {
+        let pipeline = ScriptedPipeline::default();
+        let (pieces, rebuilt) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let run = |directory: &Path, script: &Script, batches: usize| {
+            let source = SplitScript { script: script.clone(), parts, batches };
+            let mut plan = pipeline.plan(directory, vec![("pages", Box::new(source))]);
+            // Each batch is an epoch, and several are under way at once.
+            plan.commit.rows = NonZero::<usize>::MIN;
+            let running = Pipeline::start(plan, ReadMode::UntilCaughtUp).unwrap();
+            running.join().unwrap();
+        };
+        let script = cut(&changes, &sizes, &pauses);
+        for stop in stops {
+            run(pieces.path(), &script, stop);
+        }
+        run(pieces.path(), &script, usize::MAX);
+        run(rebuilt.path(), &cut(&changes, &sizes, &[0]), usize::MAX);
+        for kind in [ExportKind::Documents, ExportKind::Chunks] {
+            prop_assert_eq!(exported(pieces.path(), kind), exported(rebuilt.path(), kind));
         }
     }
 }

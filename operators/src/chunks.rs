@@ -13,6 +13,7 @@ use crate::effect::PlanIndex;
 use crate::fields::FieldPlan;
 use differential_dataflow::{AsCollection, VecCollection};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::Digest;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use vectide_model::{
@@ -101,8 +102,9 @@ impl Hash for ChunkItem {
 /// A document's chunks, or why there are none.
 pub type ChunkResult = Result<ChunkedDocument, Box<DeadLetter>>;
 
-/// Cuts documents. A version whose row was committed is not cut again: its spans are in the state,
-/// and a chunker gives the same spans for the same text.
+/// Cuts documents. A version whose text was committed is not cut again: its spans are in the state,
+/// and a chunker gives the same spans for the same text. Positions don't tell versions apart: all changes of
+/// a transaction may have one, and a transaction may be read again.
 pub fn chunk_documents<'scope>(
     documents: VecCollection<'scope, Epoch, Document>,
     index: PlanIndex,
@@ -125,7 +127,7 @@ pub fn chunk_documents<'scope>(
                             None
                         };
                         let result = match known {
-                            Some(known) if known.position == document.position => {
+                            Some(known) if known.sha256 == sha256(&document.text) => {
                                 Ok(ChunkedDocument {
                                     document,
                                     chunks: known.chunks,
@@ -140,6 +142,10 @@ pub fn chunk_documents<'scope>(
         })
         .container::<Vec<_>>()
         .as_collection()
+}
+
+fn sha256(text: &str) -> [u8; 32] {
+    sha2::Sha256::digest(text.as_bytes()).into()
 }
 
 fn cut(chunker: &dyn Chunker, document: Document) -> ChunkResult {

@@ -5,13 +5,13 @@
 
 use crate::effect::{HeldRow, PlanIndex};
 use std::sync::Arc;
-use vectide_model::{ChunkSpan, ContentHash, Embedding, Epoch, Position, StoreError};
+use vectide_model::{ChunkSpan, ContentHash, Embedding, Epoch, StoreError};
 
-/// A document as it was committed: which change wrote it and how it was cut.
+/// A document as it was committed: which text it had and how it was cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldDocument {
-    /// The change behind it.
-    pub position: Position,
+    /// SHA-256 of its text.
+    pub sha256: [u8; 32],
     /// Its chunks.
     pub chunks: Arc<[ChunkSpan]>,
 }

@@ -17,7 +17,7 @@ pub use process::{
     sound_epoch, texts, vectide, vectide_binary, write_config,
 };
 pub use random::{Random, seed};
-pub use scripted::{Changes, Script, ScriptedPipeline};
+pub use scripted::{Changes, Script, ScriptedPipeline, SplitScript};
 pub use small_disk::SmallDisk;
 pub use vectide_connectors::testing::is_torture;
 pub use watched::{BeforeEmbedding, WatchedEmbedder};

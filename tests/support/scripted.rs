@@ -62,35 +62,75 @@ impl Source for Script {
         start: SourceStart,
         sink: &mut dyn SourceSink,
     ) -> Result<(), SourceError> {
+        let batches = self.batches.len();
+        let split = SplitScript {
+            script: *self,
+            parts: 1,
+            batches,
+        };
+        Box::new(split).run(start, sink)
+    }
+}
+
+/// A script whose transactions have several batches, as a source hands on long ones in parts: all their
+/// changes have one position, and only the last part says how far the source has come.
+#[derive(Clone, Debug)]
+pub struct SplitScript {
+    /// The parts.
+    pub script: Script,
+    /// Of each transaction.
+    pub parts: usize,
+    /// Batches after which the source ends, in the midst of a transaction or not.
+    pub batches: usize,
+}
+
+impl Source for SplitScript {
+    fn run(
+        self: Box<Self>,
+        start: SourceStart,
+        sink: &mut dyn SourceSink,
+    ) -> Result<(), SourceError> {
         let partition: Arc<str> = "script".into();
         let resume = start.positions.get(&partition).copied().unwrap_or_default();
-        let mut offset = 0;
-        for (changes, pause) in self.batches {
-            let first = offset;
-            offset += changes.len() as u64;
-            if first < resume {
+        let batches = &self.script.batches;
+        let mut end = 0;
+        for (number, (changes, pause)) in batches.iter().take(self.batches).enumerate() {
+            let first = end;
+            end += changes.len() as u64;
+            let (place, behind) = match self.parts {
+                1 => (first, end),
+                parts => {
+                    let transaction = (number / parts) as u64;
+                    (transaction, transaction + 1)
+                }
+            };
+            if place < resume {
                 continue;
             }
-            let changes = changes
-                .into_iter()
-                .zip(first..)
-                .map(|((key, text), offset)| Change {
-                    key: key.into(),
-                    row: text.map(|text| serde_json::json!({ "text": text }).to_string().into()),
-                    unchanged_fields: Vec::new(),
-                    position: Position {
-                        source: start.name.clone(),
-                        partition: partition.clone(),
-                        offset,
+            let is_last = (number + 1).is_multiple_of(self.parts) || number + 1 == batches.len();
+            let changes = changes.iter().enumerate().map(|(at, (key, text))| Change {
+                key: key.as_str().into(),
+                row: (text.as_ref())
+                    .map(|text| serde_json::json!({ "text": text }).to_string().into()),
+                unchanged_fields: Vec::new(),
+                position: Position {
+                    source: start.name.clone(),
+                    partition: partition.clone(),
+                    offset: if self.parts == 1 {
+                        place + at as u64
+                    } else {
+                        place
                     },
-                    changed_at: SystemTime::now(),
-                });
+                },
+                changed_at: SystemTime::now(),
+            });
+            let positions = is_last.then(|| (partition.clone(), behind));
             let batch = SourceBatch {
                 changes: changes.collect(),
-                positions: BTreeMap::from([(partition.clone(), offset)]),
+                positions: positions.into_iter().collect(),
                 ..SourceBatch::default()
             };
-            if sink.send(batch).is_err() || start.stop.wait(pause) {
+            if sink.send(batch).is_err() || start.stop.wait(*pause) {
                 return Ok(());
             }
         }

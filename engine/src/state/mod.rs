@@ -361,10 +361,8 @@ impl Committed for StateRead<'_> {
         let Some(bytes) = self.read.get(Table::Documents, &key)? else {
             return Ok(None);
         };
-        let DocumentRecord {
-            position, chunks, ..
-        } = decode("a document", &bytes)?;
-        Ok(Some(HeldDocument { position, chunks }))
+        let DocumentRecord { sha256, chunks, .. } = decode("a document", &bytes)?;
+        Ok(Some(HeldDocument { sha256, chunks }))
     }
 
     fn embedding(
