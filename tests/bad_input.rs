@@ -54,6 +54,9 @@ fn bad_log() -> Vec<u8> {
     let solid = "a1b2c3d4e5".repeat(100_000);
     line(format!(r#"{{"id":"solid","op":"c","text":"{solid}"}}"#).as_bytes());
     line(br#"{"id":"gone","op":"d"}"#);
+    let long = "k".repeat(70_000);
+    line(format!(r#"{{"id":"{long}","op":"c","text":"a key that no store takes"}}"#).as_bytes());
+    line(format!(r#"{{"id":"{long}","op":"d"}}"#).as_bytes());
     line(br#"{"id":"last","op":"u","text":"good as well"}"#);
     bytes
 }
@@ -87,6 +90,8 @@ fn every_kind_of_bad_record_is_told_and_the_rest_goes_on() {
             "missing_key",
             "missing_key",
             "render",
+            "too_large",
+            "too_large",
             "too_large",
             "undecodable",
             "undecodable",

@@ -20,6 +20,7 @@ mod hybrid;
 mod index_config;
 mod ingest;
 mod letter_export;
+mod long_keys;
 mod model_names;
 mod pipeline;
 mod plan;

@@ -4,6 +4,7 @@
 //! says is how it ended.
 
 use crate::ingest::{Delivery, SOURCE_QUEUE_BATCHES, SourceEvent};
+use crate::long_keys::refuse_long_keys;
 use crate::plan::PlannedSource;
 use crate::resnapshot::Restating;
 use crate::state::State;
@@ -29,10 +30,11 @@ impl ChannelSink {
     }
 
     /// Hands a batch on; blocks while the pipeline is full.
-    pub(crate) fn deliver(&self, delivery: Delivery) -> Result<(), Stopped> {
+    pub(crate) fn deliver(&self, mut delivery: Delivery) -> Result<(), Stopped> {
         if self.stop.is_stopped() {
             return Err(Stopped);
         }
+        refuse_long_keys(&mut delivery);
         self.events
             .send(SourceEvent::Batch(delivery))
             .map_err(|_| Stopped)
