@@ -199,7 +199,9 @@ fn what_can_not_be_backed_up_or_restored_is_told() {
     run_to_end(&config);
     fs::create_dir(directory.join("there")).unwrap();
     refuse("backup", &config, "there", &["does not exist yet"]);
-    back_up(&config, &directory.join("backup"));
+    // As a shell completes the name of a folder.
+    back_up(&config, &directory.join("backup/"));
+    refuse("backup", &config, "backup/", &["does not exist yet"]);
     refuse(
         "restore",
         &config,

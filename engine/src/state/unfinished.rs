@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 
 /// Where a folder is made, with nothing left there of an earlier try.
 pub(crate) fn begin(target: &Path) -> io::Result<PathBuf> {
-    let mut name = target.as_os_str().to_owned();
+    // Without the slash that a shell's completion leaves at the end.
+    let target: PathBuf = target.components().collect();
+    let mut name = target.into_os_string();
     name.push(".unfinished");
     let unfinished = PathBuf::from(name);
     remove_if_there(&unfinished)?;
