@@ -264,6 +264,32 @@ fn letters_are_replayed_with_the_configuration_put_right() {
     );
 }
 
+/// The oldest letters leave the state while they are replayed: each is counted once.
+#[test]
+fn letters_may_go_while_they_are_replayed() {
+    const LETTERS: usize = 2_000;
+    let directory = tempfile::tempdir().unwrap();
+    let records: Vec<String> = (0..LETTERS)
+        .map(|number| format!(r#"{{"uid":"{number}","op":"c","text":"text {number}"}}"#))
+        .collect();
+    append(
+        directory.path(),
+        &records.iter().map(String::as_str).collect::<Vec<_>>(),
+    );
+    let config = write_config(directory.path(), "p", &source("id"), "");
+    assert_eq!(run_to_end(&config)["dead_letters"], LETTERS);
+    // First nothing is put right but how many are kept, then the key.
+    for (key, keep) in [("id", 1_000), ("uid", 300)] {
+        let keep = format!("dead_letters: {{keep: {keep}}}");
+        write_config(directory.path(), "p", &source(key), &keep);
+        let (status, told, complaints) = call(&["dlq", "replay"], &config, &[]);
+        assert_eq!(status, Some(0), "{told}{complaints}");
+        let (status, told, complaints) = call(&["check"], &config, &[]);
+        assert_eq!(status, Some(0), "{told}{complaints}");
+    }
+    assert!(!documents(&config).is_empty());
+}
+
 #[test]
 fn a_running_pipeline_keeps_its_letters_to_itself() {
     let directory = tempfile::tempdir().unwrap();

@@ -32,7 +32,10 @@ use vectide_operators::{Effect, PlanIndex, WorkerProgress};
 const CACHE_GENERATION_ENTRIES: u64 = 1_000_000;
 
 /// Forgotten cache entries removed with each commit: a few, so that no commit is slow.
-const CACHE_REMOVALS_PER_COMMIT: usize = 1_000;
+const CACHE_REMOVALS_PER_COMMIT: u64 = 1_000;
+/// And for each entry that a commit adds: a generation is gone before the next but one is full, however
+/// much a commit remembers.
+const CACHE_REMOVALS_PER_ENTRY: u64 = 2;
 
 /// Dead letters that a commit writes to the log; the others are counted there. All of them are in the
 /// state.
@@ -164,7 +167,7 @@ impl Committer<'_> {
             let letters = meta.dead_letters.iter().cloned().map(Effect::DeadLetter);
             let effects = self.effects.remove(epoch).unwrap_or_default();
             transaction.apply(letters.chain(effects));
-            transaction.settle_letters(&meta.settled);
+            transaction.settle_letters(&meta.settled)?;
             transaction.record.epoch = *epoch;
             transaction.record.positions = meta.positions.clone();
             transaction.record.fingerprints = meta.fingerprints.clone();
@@ -439,15 +442,23 @@ impl<'a> Transaction<'a> {
     }
 
     /// Removes the letters whose records became changes of this transaction, and writes down what
-    /// keeps the others out today.
-    fn settle_letters(&mut self, settled: &SettledLetters) {
+    /// keeps the others out today. A letter that was trimmed since it was read is gone already.
+    fn settle_letters(&mut self, settled: &SettledLetters) -> Result<(), StoreError> {
+        if settled.gone.is_empty() && settled.rewritten.is_empty() {
+            return Ok(());
+        }
+        let read = self.state.snapshot();
+        let is_held = |id: u64| read.get(Table::DeadLetters, &dead_letter_key(id));
         for id in &settled.gone {
-            if self.settled_letters.insert(*id) {
+            if is_held(*id)?.is_some() && self.settled_letters.insert(*id) {
                 self.batch.delete(Table::DeadLetters, dead_letter_key(*id));
                 self.record.letters.held -= 1;
             }
         }
         for kept in &settled.rewritten {
+            if is_held(kept.id)?.is_none() || self.settled_letters.contains(&kept.id) {
+                continue;
+            }
             let stored = StoredLetter {
                 written_at: kept.written_at,
                 letter: kept.letter.clone(),
@@ -455,6 +466,7 @@ impl<'a> Transaction<'a> {
             let key = dead_letter_key(kept.id);
             self.batch.put(Table::DeadLetters, key, encode(&stored));
         }
+        Ok(())
     }
 
     /// Removes the oldest letters when there are too many, and tells it.
@@ -597,6 +609,7 @@ impl<'a> Transaction<'a> {
     /// what was forgotten.
     fn turn_cache(&mut self) -> Result<(), StoreError> {
         let cache = &mut self.record.cache;
+        let added = cache.entries - self.state.record().cache.entries;
         if cache.entries >= CACHE_GENERATION_ENTRIES {
             cache.generation += 1;
             cache.entries = 0;
@@ -606,9 +619,29 @@ impl<'a> Transaction<'a> {
         };
         let read = self.state.snapshot();
         let entries = read.scan(Table::Embeddings, &forgotten.to_be_bytes());
-        for entry in entries.take(CACHE_REMOVALS_PER_COMMIT) {
+        for entry in entries.take(cache_removals(added)) {
             self.batch.delete(Table::Embeddings, entry?.0);
         }
         Ok(())
+    }
+}
+
+/// How many forgotten entries of the cache a commit removes that adds so many.
+fn cache_removals(added: u64) -> usize {
+    CACHE_REMOVALS_PER_COMMIT.max(added * CACHE_REMOVALS_PER_ENTRY) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_generation_is_gone_before_the_next_but_one_is_full() {
+        for added in [1, 999, 1_001, 15_000, 600_000, 3_000_000] {
+            let commits = CACHE_GENERATION_ENTRIES.div_ceil(added);
+            let of_a_generation = commits * added;
+            let removed = commits * cache_removals(added) as u64;
+            assert!(removed >= of_a_generation, "{added} a commit");
+        }
     }
 }
