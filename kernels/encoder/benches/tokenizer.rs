@@ -2,12 +2,14 @@
 //!
 //! `cargo bench -p vectide-encoder --bench tokenizer`. Times are the thread's own, which other
 //! programs do not disturb. The texts are the real corpora; one that is not there is left out and told.
+//! With VECTIDE_TEST_TOKENIZER, a folder with a `tokenizer.json` of another kind, that is measured too.
 
 #[path = "../tests/support/corpora.rs"]
 mod corpora;
 
 use corpora::Corpus;
 use std::hint::black_box;
+use std::path::Path;
 use vectide_encoder::measure::thread_time;
 use vectide_encoder::{Tokenizer, model_files};
 use vectide_model::TokenCounter;
@@ -22,7 +24,19 @@ const ROUNDS: usize = 5;
 fn main() {
     let files = model_files::fetch("all-MiniLM-L6-v2");
     let files = files.unwrap_or_else(|error| panic!("{error}; {}", error.hint));
-    let json = std::fs::read(files.tokenizer).unwrap_or_else(|error| panic!("{error}"));
+    measure_file("all-MiniLM-L6-v2", &files.tokenizer);
+    match std::env::var_os("VECTIDE_TEST_TOKENIZER") {
+        Some(folder) => {
+            let path = Path::new(&folder).join("tokenizer.json");
+            measure_file(&path.display().to_string(), &path);
+        }
+        None => println!("skipped: another tokenizer: VECTIDE_TEST_TOKENIZER is not set"),
+    }
+}
+
+fn measure_file(name: &str, path: &Path) {
+    println!("{name}:");
+    let json = std::fs::read(path).unwrap_or_else(|error| panic!("{error}"));
     let tokenizer = |tokens_max| {
         Tokenizer::from_json(&json, tokens_max).unwrap_or_else(|error| panic!("{error}"))
     };

@@ -1,7 +1,10 @@
-//! Unigram and BPE of bytes by the `tokenizers` library, a bounded stretch of the text at a time.
+//! Unigram and BPE of bytes, a bounded stretch of the text at a time.
 //!
-//! A model looks at the first few hundred tokens of a text that may have a megabyte, so a text is given to the
-//! library in stretches until there are enough tokens. A stretch ends before a space that follows a letter
+//! Unigram has a walk of its own ([`super::unigram`]); BPE, and a Unigram with steps that the walk does not
+//! cover, go to the `tokenizers` library.
+//!
+//! A model looks at the first few hundred tokens of a text that may have a megabyte, so a text is taken
+//! in stretches until there are enough tokens. A stretch ends before a space that follows a letter
 //! or a digit, and nothing of such a tokenizer reaches over that place: the normalisers that are let through
 //! ([`super::stretches_file`]) change a character, a grapheme or a run of white space at a time, and the space
 //! is where one grapheme ends and a run begins; the pre-tokenizers begin a word with the space; and no added
@@ -11,6 +14,8 @@
 //! each other without such a place; then a stretch is cut wherever a character ends.
 
 use super::stretches_file::StretchesFile;
+use super::token_sink::TokenSink;
+use super::unigram::Unigram;
 use super::{TokenizerError, cut};
 use serde_json::Value;
 use tokenizers::Tokenizer;
@@ -23,6 +28,7 @@ const STRETCH_BYTES_MAX: usize = 64 * 1024;
 /// A tokenizer.
 pub(super) struct Stretches {
     library: Tokenizer,
+    unigram: Option<Unigram>,
     begin: u32,
     end: u32,
     tokens_max: usize,
@@ -33,17 +39,22 @@ impl Stretches {
     pub(super) fn read(json: Value, tokens_max: usize) -> Result<Self, TokenizerError> {
         let StretchesFile {
             library,
+            unigram,
             begin,
             end,
         } = StretchesFile::read(json)?;
-        let tokenizer = Self {
+        let mut tokenizer = Self {
             library,
+            unigram,
             begin,
             end,
             tokens_max,
         };
-        for probe in ["", "A", "b c. 日本\0"] {
-            tokenizer.encode_by_library(probe)?;
+        for probe in ["", "A", "b c. 日本\0", " of  the\r\nwater ｆ\u{301} é "] {
+            // Were the walk not the library's after all, no model would get its ids.
+            if tokenizer.encode_by_library(probe)? != tokenizer.encode(probe) {
+                tokenizer.unigram = None;
+            }
         }
         Ok(tokenizer)
     }
@@ -61,11 +72,8 @@ impl Stretches {
     pub(super) fn encode(&self, text: &str) -> Vec<u32> {
         let limit = self.tokens_max.saturating_sub(2);
         let mut ids = vec![self.begin];
-        self.walk(text, |of_stretch| {
-            ids.extend_from_slice(of_stretch);
-            ids.len() <= limit
-        });
-        ids.truncate(limit + 1);
+        self.walk(text, limit.saturating_add(1), &mut ids);
+        ids.truncate(limit.saturating_add(1));
         ids.push(self.end);
         ids
     }
@@ -80,23 +88,24 @@ impl Stretches {
     /// The tokens of a text without those around it, however many.
     pub(super) fn count(&self, text: &str) -> usize {
         let mut count = 0;
-        self.walk(text, |ids| {
-            count += ids.len();
-            true
-        });
+        self.walk(text, usize::MAX, &mut count);
         count
     }
 
-    /// Gives the ids of one stretch after the other until `goes_on` says no.
-    fn walk(&self, text: &str, mut goes_on: impl FnMut(&[u32]) -> bool) {
+    /// Appends the ids of one stretch after the other until there are at least `limit`.
+    fn walk(&self, text: &str, limit: usize, out: &mut impl TokenSink<u32>) {
         let mut rest = text;
-        while !rest.is_empty() {
+        while !rest.is_empty() && out.len() < limit {
             let (stretch, behind) = rest.split_at(stretch_bytes(rest));
-            // The library's steps can't fail for such a tokenizer; should they, the stretch is lost to
-            // the model but the text is not.
-            let encoding = self.library.encode_fast(stretch, false);
-            if encoding.is_ok_and(|encoding| !goes_on(encoding.get_ids())) {
-                return;
+            match &self.unigram {
+                Some(unigram) => unigram.walk(&self.library, stretch, limit, out),
+                // The library's steps can't fail for such a tokenizer; should they, the stretch is
+                // lost to the model but the text is not.
+                None => {
+                    if let Ok(encoding) = self.library.encode_fast(stretch, false) {
+                        out.push(encoding.get_ids());
+                    }
+                }
             }
             rest = behind;
         }

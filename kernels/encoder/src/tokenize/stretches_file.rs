@@ -9,6 +9,7 @@
 
 use super::TokenizerError;
 use super::charsmap;
+use super::unigram::Unigram;
 use serde_json::{Map, Value};
 use tokenizers::{ModelWrapper, NormalizedString, Normalizer, Tokenizer};
 
@@ -28,6 +29,8 @@ const WORDS_KEPT_MAX: usize = 1000;
 /// The library's tokenizer with the ids before and behind a text.
 pub(super) struct StretchesFile {
     pub(super) library: Tokenizer,
+    /// Where Unigram's steps are such that it needs no library.
+    pub(super) unigram: Option<Unigram>,
     pub(super) begin: u32,
     pub(super) end: u32,
 }
@@ -54,6 +57,7 @@ impl StretchesFile {
         check_normalised(&library)?;
         keep_fewer_words(&mut library);
         Ok(Self {
+            unigram: Unigram::new(&value, &library),
             library,
             begin,
             end,

@@ -2,14 +2,17 @@
 //!
 //! The `tokenizers` library defines the result; it makes about a million tokens a second. Here a
 //! text is walked once: each character is looked up in a table made from the library's own answers
-//! ([`super::characters`]), and each word's pieces come from a small cache ([`super::words`]). A stretch between
+//! ([`super::characters`]), and each word's pieces come from a small cache ([`super::word_cache`]). A stretch between
 //! white space with a character whose effect depends on its neighbours goes to the library.
 //!
 //! Invariant: ids and counts equal the library's for every text.
 
-use super::characters::{CharacterClass, Characters};
+use super::bert_characters::{CharacterClass, bert_characters};
+use super::characters::Characters;
 use super::file::TokenizerFile;
-use super::words::{self, Vocabulary, WordCache};
+use super::token_sink::TokenSink;
+use super::word_cache::WordCache;
+use super::words::{self, Vocabulary};
 use super::{TokenizerError, cut};
 use serde_json::Value;
 use std::cell::RefCell;
@@ -30,7 +33,7 @@ type SpecialToken = (Box<[u8]>, u16);
 /// A tokenizer that any number of threads use at once.
 pub(super) struct WordPiece {
     library: tokenizers::Tokenizer,
-    characters: Characters,
+    characters: Characters<CharacterClass>,
     vocabulary: Vocabulary,
     /// Literal special tokens that a text may contain: `[SEP]` and the like.
     specials: Vec<SpecialToken>,
@@ -42,40 +45,9 @@ pub(super) struct WordPiece {
 
 /// What one thread reuses from text to text.
 struct Workspace {
-    cache: WordCache,
+    cache: WordCache<u16>,
     word: Vec<u8>,
     ids: Vec<u16>,
-}
-
-/// Where the tokens of a text go.
-trait TokenSink {
-    fn len(&self) -> usize;
-    fn push(&mut self, ids: &[u16]);
-    fn truncate(&mut self, len: usize);
-}
-
-impl TokenSink for usize {
-    fn len(&self) -> usize {
-        *self
-    }
-    fn push(&mut self, ids: &[u16]) {
-        *self += ids.len();
-    }
-    fn truncate(&mut self, len: usize) {
-        *self = len;
-    }
-}
-
-impl TokenSink for Vec<u16> {
-    fn len(&self) -> usize {
-        self.len()
-    }
-    fn push(&mut self, ids: &[u16]) {
-        self.extend_from_slice(ids);
-    }
-    fn truncate(&mut self, len: usize) {
-        self.truncate(len);
-    }
 }
 
 impl WordPiece {
@@ -108,7 +80,7 @@ impl WordPiece {
         let (normalizer, pre_tokenizer) =
             parts.ok_or_else(|| fault("no normaliser or no pre-tokenizer"))?;
         let tokenizer = Self {
-            characters: Characters::new(normalizer.clone(), pre_tokenizer.clone()),
+            characters: bert_characters(normalizer.clone(), pre_tokenizer.clone()),
             vocabulary,
             specials,
             begin,
@@ -167,7 +139,7 @@ impl WordPiece {
     }
 
     /// Walks a text until its end or until `limit` tokens are reached (it may pass it by a word).
-    fn walk(&self, text: &str, work: &mut Workspace, limit: usize, out: &mut impl TokenSink) {
+    fn walk(&self, text: &str, work: &mut Workspace, limit: usize, out: &mut impl TokenSink<u16>) {
         let bytes = text.as_bytes();
         let mut at = 0;
         // Where the stretch after white space or a character alone began, and the tokens before it:
@@ -204,7 +176,9 @@ impl WordPiece {
                         out.push(&[id]);
                         at += special;
                     } else {
-                        out.push(work.cache.pieces(&self.vocabulary, character.replacement()));
+                        let find =
+                            |word: &[u8], ids: &mut Vec<u16>| self.vocabulary.pieces(word, ids);
+                        out.push(work.cache.pieces(character.replacement(), find));
                         at += length;
                     }
                     (stretch, stretch_tokens) = (at, out.len());
@@ -240,7 +214,7 @@ impl WordPiece {
     }
 
     /// Takes the stretch from `start` to the next white space to the library; returns its end.
-    fn ask_library(&self, text: &str, start: usize, out: &mut impl TokenSink) -> usize {
+    fn ask_library(&self, text: &str, start: usize, out: &mut impl TokenSink<u16>) -> usize {
         let rest = &text[start..];
         let is_end =
             |character: char| self.characters.get(character).class == CharacterClass::Space;
@@ -284,9 +258,10 @@ impl Workspace {
     }
 
     #[inline(always)]
-    fn end_word(&mut self, vocabulary: &Vocabulary, out: &mut impl TokenSink) {
+    fn end_word(&mut self, vocabulary: &Vocabulary, out: &mut impl TokenSink<u16>) {
         if !self.word.is_empty() {
-            out.push(self.cache.pieces(vocabulary, &self.word));
+            let find = |word: &[u8], ids: &mut Vec<u16>| vocabulary.pieces(word, ids);
+            out.push(self.cache.pieces(&self.word, find));
             self.word.clear();
         }
     }
