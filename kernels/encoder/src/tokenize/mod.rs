@@ -20,6 +20,7 @@ mod token_sink;
 mod unigram;
 mod unigram_characters;
 mod unigram_file;
+mod unigram_graphemes;
 mod unigram_pieces;
 mod word_cache;
 mod word_piece;

@@ -5,10 +5,11 @@
 //! ([`super::unigram_characters`]), and a word's pieces come from a small cache ([`super::word_cache`]) or are
 //! found ([`super::unigram_pieces`]). A word begins with a mark for the space before it.
 //!
-//! Where a character's effect depends on its neighbours, or an added token stands, the library gets the text
-//! from the last *place* to the next. A place is before a space that ends a word, both of which are in the
-//! table. Nothing reaches over it: graphemes end there, a run of spaces begins, no added token has a space
-//! inside, and one that takes the white space before it ends at the letter.
+//! Where a character's effect depends on its neighbours, the text from the last *place* to the next is
+//! normalised by graphemes ([`super::unigram_graphemes`]); where an added token stands, or white space is odd,
+//! the library gets it. A place is before a space that ends a word, both of which are in the table. Nothing
+//! reaches over it: graphemes end there, a run of spaces begins, no added token has a space inside, and one
+//! that takes the white space before it ends at the letter.
 //!
 //! Invariant: ids equal the library's for every stretch, and those before a place are the same whatever
 //! follows it.
@@ -17,6 +18,7 @@ use super::characters::Characters;
 use super::token_sink::TokenSink;
 use super::unigram_characters::{UnigramClass, unigram_characters};
 use super::unigram_file::{MARK, Spaces, UnigramFile};
+use super::unigram_graphemes::Graphemes;
 use super::unigram_pieces::{Path, Pieces};
 use super::word_cache::WordCache;
 use serde_json::Value;
@@ -28,6 +30,8 @@ use tokenizers::{ModelWrapper, Tokenizer};
 pub(super) struct Unigram {
     pieces: Pieces,
     characters: Characters<UnigramClass>,
+    /// Where steps are such that graphemes can be looked up.
+    graphemes: Option<Graphemes>,
     spaces: Spaces,
     /// Added tokens that may stand in a text as it is, and in a normalised word.
     literal: Vec<String>,
@@ -37,12 +41,19 @@ pub(super) struct Unigram {
     workspaces: ThreadLocal<RefCell<Workspace>>,
 }
 
+/// 65,536 words a thread, in 3.7 MB: with what stands beside them, commas and brackets, words are many.
+const CACHE_BITS: u32 = 15;
+/// Bytes of a word and of a normal form that a thread keeps.
+const BYTES_KEPT_MAX: usize = 1 << 16;
+
 /// What one thread reuses from stretch to stretch.
 struct Workspace {
     cache: WordCache<u32>,
     path: Path,
     /// The mark and the word's letters so far.
     word: Vec<u8>,
+    /// The normal form of what is taken by graphemes.
+    form: String,
     /// Spaces since the last word.
     spaces: usize,
     /// An added token may be in the word.
@@ -57,8 +68,8 @@ struct Progress {
     place_tokens: usize,
 }
 
-/// Only the library knows the tokens since the last place.
-struct AskLibrary;
+/// The tokens since the last place can't be known in this way.
+struct Unknown;
 
 impl Unigram {
     /// Makes the walk of a checked file and of the library that was read from it; `None` when the file
@@ -80,6 +91,7 @@ impl Unigram {
         Some(Self {
             pieces,
             characters,
+            graphemes: Graphemes::new(&file.steps),
             spaces: file.spaces,
             literal: file.literal,
             normalized: file.normalized,
@@ -98,21 +110,35 @@ impl Unigram {
     ) {
         let workspace = self.workspaces.get_or(Workspace::new_cell);
         let work = &mut *workspace.borrow_mut();
-        work.clear();
+        work.begin();
         let mut progress = Progress {
             at: 0,
             place: 0,
             place_tokens: out.len(),
         };
-        loop {
-            let is_walked = self.walk_words(text, work, limit, &mut progress, out);
-            if is_walked.is_ok() {
-                return;
-            }
+        while self
+            .walk_words(text, work, limit, &mut progress, out)
+            .is_err()
+        {
+            let end = self.next_place(text, progress.at);
+            let stretch = &text[progress.place..end];
             work.clear();
             out.truncate(progress.place_tokens);
-            self.ask_library(library, text, &mut progress, out);
-            if progress.at == text.len() || out.len() >= limit {
+            if self.walk_graphemes(stretch, work, out).is_err() {
+                work.clear();
+                out.truncate(progress.place_tokens);
+                // The library's steps can't fail for such a tokenizer; should they, the stretch is lost
+                // to the model but the text is not.
+                if let Ok(encoding) = library.encode_fast(stretch, false) {
+                    out.push(encoding.get_ids());
+                }
+            }
+            progress = Progress {
+                at: end,
+                place: end,
+                place_tokens: out.len(),
+            };
+            if end == text.len() || out.len() >= limit {
                 return;
             }
         }
@@ -126,7 +152,7 @@ impl Unigram {
         limit: usize,
         progress: &mut Progress,
         out: &mut impl TokenSink<u32>,
-    ) -> Result<(), AskLibrary> {
+    ) -> Result<(), Unknown> {
         let bytes = text.as_bytes();
         while let Some(byte) = bytes.get(progress.at) {
             let (length, character) = if *byte < 0x80 {
@@ -154,35 +180,82 @@ impl Unigram {
                 }
                 UnigramClass::Removed => (),
                 UnigramClass::MayBeAdded => {
-                    let rest = &text[progress.at..];
-                    if self.literal.iter().any(|token| rest.starts_with(token)) {
-                        return Err(AskLibrary);
+                    if self.has_literal(&text[progress.at..]) {
+                        return Err(Unknown);
                     }
                     work.may_be_added = true;
                     work.word.extend_from_slice(character.replacement());
                 }
-                UnigramClass::AskLibrary => return Err(AskLibrary),
+                UnigramClass::AskLibrary => return Err(Unknown),
             }
             progress.at += length;
         }
-        match work.has_word() {
-            true => self.end_word(work, out),
-            false => {
-                self.end_spaces(work.spaces, out);
-                Ok(())
+        self.end_text(work, out)
+    }
+
+    /// Walks a stretch between two places, whatever its characters are.
+    fn walk_graphemes(
+        &self,
+        stretch: &str,
+        work: &mut Workspace,
+        out: &mut impl TokenSink<u32>,
+    ) -> Result<(), Unknown> {
+        let graphemes = self.graphemes.as_ref().ok_or(Unknown)?;
+        let is_added = |token: &String| stretch.contains(token.as_str());
+        if self.literal.iter().any(is_added) {
+            return Err(Unknown);
+        }
+        let mut form = std::mem::take(&mut work.form);
+        form.clear();
+        graphemes.normalize(stretch, &mut form);
+        let is_walked = self.walk_form(&form, work, out);
+        work.form = form;
+        is_walked
+    }
+
+    /// Walks a normalised stretch.
+    fn walk_form(
+        &self,
+        form: &str,
+        work: &mut Workspace,
+        out: &mut impl TokenSink<u32>,
+    ) -> Result<(), Unknown> {
+        for character in form.chars() {
+            let is_space = match self.spaces {
+                Spaces::Separate => character.is_whitespace(),
+                Spaces::Mark { .. } => character == ' ',
+            };
+            if is_space {
+                if work.has_word() {
+                    self.end_word(work, out)?;
+                }
+                work.spaces += 1;
+            } else if character.is_whitespace() || character == MARK {
+                return Err(Unknown);
+            } else {
+                work.may_be_added = true;
+                let mut bytes = [0; 4];
+                let letter = character.encode_utf8(&mut bytes);
+                work.word.extend_from_slice(letter.as_bytes());
             }
         }
+        self.end_text(work, out)
+    }
+
+    /// Appends the tokens of what is left when a stretch ends.
+    fn end_text(&self, work: &mut Workspace, out: &mut impl TokenSink<u32>) -> Result<(), Unknown> {
+        if work.has_word() {
+            return self.end_word(work, out);
+        }
+        self.end_spaces(work.spaces, out);
+        Ok(())
     }
 
     /// Appends the tokens of the spaces before a word and of the word.
     #[inline(always)]
-    fn end_word(
-        &self,
-        work: &mut Workspace,
-        out: &mut impl TokenSink<u32>,
-    ) -> Result<(), AskLibrary> {
+    fn end_word(&self, work: &mut Workspace, out: &mut impl TokenSink<u32>) -> Result<(), Unknown> {
         if work.may_be_added && self.has_added(&work.word) {
-            return Err(AskLibrary);
+            return Err(Unknown);
         }
         work.may_be_added = false;
         // The last one is the word's own mark.
@@ -219,31 +292,15 @@ impl Unigram {
         (0..count).for_each(|_| out.push(&self.mark_ids));
     }
 
+    /// Whether a text begins with an added token that is sought in it as it is.
+    fn has_literal(&self, text: &str) -> bool {
+        self.literal.iter().any(|token| text.starts_with(token))
+    }
+
     /// Whether an added token that is sought in normalised texts is in a word.
     fn has_added(&self, word: &[u8]) -> bool {
         let is_in = |token: &String| word.windows(token.len()).any(|it| it == token.as_bytes());
         self.normalized.iter().any(is_in)
-    }
-
-    /// Takes the text from the last place to the next to the library.
-    fn ask_library(
-        &self,
-        library: &Tokenizer,
-        text: &str,
-        progress: &mut Progress,
-        out: &mut impl TokenSink<u32>,
-    ) {
-        let end = self.next_place(text, progress.at);
-        // The library's steps can't fail for such a tokenizer; should they, the stretch is lost to the
-        // model but the text is not.
-        if let Ok(encoding) = library.encode_fast(&text[progress.place..end], false) {
-            out.push(encoding.get_ids());
-        }
-        *progress = Progress {
-            at: end,
-            place: end,
-            place_tokens: out.len(),
-        };
     }
 
     /// The first place after `from`, or the end.
@@ -268,12 +325,21 @@ fn mark() -> String {
 impl Workspace {
     fn new_cell() -> RefCell<Self> {
         RefCell::new(Self {
-            cache: WordCache::new(),
+            cache: WordCache::new(CACHE_BITS),
             path: Path::default(),
             word: mark().into(),
+            form: String::new(),
             spaces: 0,
             may_be_added: false,
         })
+    }
+
+    /// Makes it ready for a stretch, and gives back what only a long one needed.
+    fn begin(&mut self) {
+        self.clear();
+        self.word.shrink_to(BYTES_KEPT_MAX);
+        self.form.clear();
+        self.form.shrink_to(BYTES_KEPT_MAX);
     }
 
     fn clear(&mut self) {

@@ -7,7 +7,7 @@
 //!
 //! Invariant: ids are the library's for every word that is UTF-8.
 
-use super::piece_tree::PieceTree;
+use super::piece_tree::{Piece, PieceTree};
 use tokenizers::models::unigram::Unigram;
 
 /// What a character that is no piece costs beside the least likely piece.
@@ -18,15 +18,27 @@ const STEPS_KEPT_MAX: usize = 1 << 16;
 /// The pieces with their scores.
 pub(super) struct Pieces {
     tree: PieceTree,
-    scores: Box<[f64]>,
+    scores: Scores,
     unknown: u32,
     unknown_score: f64,
 }
+
+/// What the tree's values mean.
+enum Scores {
+    /// They are the scores: SentencePiece's, which have 32 bits.
+    Short,
+    /// They are ids, of these scores.
+    Long(Box<[f64]>),
+}
+
+/// The place of a piece that is none.
+const NO_PIECE: u32 = u32::MAX;
 
 /// The best way to a place of a word.
 #[derive(Clone, Copy)]
 struct Step {
     score: f64,
+    /// The place in the tree of its last piece.
     piece: u32,
     /// Bytes of its last piece; none before there is a way.
     bytes: u32,
@@ -45,12 +57,23 @@ pub(super) struct Path(Vec<Step>);
 impl Pieces {
     /// Takes a model's pieces; `None` when they need too much memory.
     pub(super) fn new(model: &Unigram, unknown: u32) -> Option<Self> {
-        let pieces = model.iter().zip(0..);
-        let pieces = pieces.map(|((piece, _), id)| (piece.as_bytes(), id));
+        let is_short = model.iter().all(|(_, score)| is_short(*score));
+        let pieces = model.iter().zip(0..).map(|((piece, score), id)| Piece {
+            bytes: piece.as_bytes(),
+            id,
+            value: match is_short {
+                true => (*score as f32).to_bits(),
+                false => id,
+            },
+        });
+        let scores = model.iter().map(|(_, score)| *score);
         Some(Self {
             // Of equal pieces the library, too, knows the last one's id.
             tree: PieceTree::new(pieces.collect())?,
-            scores: model.iter().map(|(_, score)| *score).collect(),
+            scores: match is_short {
+                true => Scores::Short,
+                false => Scores::Long(scores.collect()),
+            },
             unknown,
             unknown_score: model.min_score - UNKNOWN_PENALTY,
         })
@@ -82,15 +105,15 @@ impl Pieces {
                     break;
                 };
                 node = next;
-                if let Some(piece) = node.piece() {
-                    let score = self.scores[piece as usize] + here;
-                    steps[at + bytes].improve(score, piece, bytes);
+                if let Some(value) = node.value() {
+                    let score = self.score(value) + here;
+                    steps[at + bytes].improve(score, node.place(), bytes);
                     is_piece |= bytes == character;
                 }
             }
             if !is_piece {
                 let score = self.unknown_score + here;
-                steps[at + character].improve(score, self.unknown, character);
+                steps[at + character].improve(score, NO_PIECE, character);
             }
             at += character;
         }
@@ -102,12 +125,11 @@ impl Pieces {
         let kept = ids.len();
         let mut end = word.len();
         while end > 0 {
-            let mut start = end;
-            let piece = steps[end].piece;
-            while start > 0 && steps[start].piece == piece {
-                start = start.saturating_sub(steps[start].bytes.max(1) as usize);
-                if piece != self.unknown {
-                    break;
+            let piece = self.id_of(steps[end]);
+            let mut start = before(end, steps[end]);
+            if piece == self.unknown {
+                while start > 0 && self.id_of(steps[start]) == piece {
+                    start = before(start, steps[start]);
                 }
             }
             ids.push(match piece == self.unknown {
@@ -118,6 +140,30 @@ impl Pieces {
         }
         ids[kept..].reverse();
     }
+}
+
+impl Pieces {
+    #[inline(always)]
+    fn score(&self, value: u32) -> f64 {
+        match &self.scores {
+            Scores::Short => f64::from(f32::from_bits(value)),
+            Scores::Long(scores) => scores[value as usize],
+        }
+    }
+
+    fn id_of(&self, step: Step) -> u32 {
+        self.tree.id_at(step.piece).unwrap_or(self.unknown)
+    }
+}
+
+/// Whether 32 bits have a score as it is.
+fn is_short(score: f64) -> bool {
+    f64::from(score as f32).to_bits() == score.to_bits()
+}
+
+/// Where the last piece of the way to `end` begins.
+fn before(end: usize, step: Step) -> usize {
+    end.saturating_sub(step.bytes.max(1) as usize)
 }
 
 impl Step {

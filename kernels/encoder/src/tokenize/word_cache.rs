@@ -10,8 +10,6 @@
 const CACHED_BYTES_MAX: usize = 24;
 /// Most pieces of a word that is cached.
 const CACHED_PIECES_MAX: usize = 7;
-/// Slots of a thread's cache: a few times the words in use at one time, in 1.3 MB where ids have 16 bits.
-const SLOTS: usize = 1 << 15;
 
 /// A word padded with zeros and its pieces; a word that ends with a zero is not kept, for it would look
 /// like the shorter one.
@@ -22,16 +20,20 @@ struct Slot<Id> {
     count: u16,
 }
 
-/// One thread's cache: each word has one slot, where the latest word stays.
+/// One thread's cache: each word has a pair of slots, where the latest two words stay, the later one first.
 pub(super) struct WordCache<Id> {
-    slots: Box<[Slot<Id>]>,
+    pairs: Box<[[Slot<Id>; 2]]>,
+    /// What of a mixed key is no number of a pair.
+    shift: u32,
     uncached: Vec<Id>,
 }
 
 impl<Id: Copy + Default> WordCache<Id> {
-    pub(super) fn new() -> Self {
+    /// One of twice two to the power of `bits` words.
+    pub(super) fn new(bits: u32) -> Self {
         Self {
-            slots: vec![Slot::default(); SLOTS].into(),
+            pairs: vec![[Slot::default(); 2]; 1 << bits].into(),
+            shift: u64::BITS - bits,
             uncached: Vec::new(),
         }
     }
@@ -45,20 +47,23 @@ impl<Id: Copy + Default> WordCache<Id> {
             return &self.uncached;
         }
         let key = padded(word);
-        let slot = slot_of(&key);
-        if self.slots[slot].word != key {
-            self.uncached.clear();
-            find(word, &mut self.uncached);
-            if self.uncached.len() > CACHED_PIECES_MAX {
-                return &self.uncached;
+        let [first, second] = &mut self.pairs[(mixed(&key) >> self.shift) as usize];
+        if first.word != key {
+            if second.word == key {
+                std::mem::swap(first, second);
+            } else {
+                self.uncached.clear();
+                find(word, &mut self.uncached);
+                if self.uncached.len() > CACHED_PIECES_MAX {
+                    return &self.uncached;
+                }
+                *second = *first;
+                first.word = key;
+                first.count = self.uncached.len() as u16;
+                first.ids[..self.uncached.len()].copy_from_slice(&self.uncached);
             }
-            let slot = &mut self.slots[slot];
-            slot.word = key;
-            slot.count = self.uncached.len() as u16;
-            slot.ids[..self.uncached.len()].copy_from_slice(&self.uncached);
         }
-        let slot = &self.slots[slot];
-        &slot.ids[..slot.count as usize]
+        &first.ids[..first.count as usize]
     }
 }
 
@@ -70,12 +75,52 @@ fn padded(word: &[u8]) -> [u64; CACHED_BYTES_MAX / 8] {
     std::array::from_fn(|i| u64::from_le_bytes(words[i]))
 }
 
+/// A number whose high bits depend on all of a key.
 #[inline(always)]
-fn slot_of(key: &[u64; CACHED_BYTES_MAX / 8]) -> usize {
-    // Odd constants from the digits of pi and e; the product's high bits depend on all of the key.
+fn mixed(key: &[u64; CACHED_BYTES_MAX / 8]) -> u64 {
+    // Odd constants from the digits of pi and e.
     let mixed = key[0].wrapping_mul(0x243F_6A88_85A3_08D3)
         ^ key[1].wrapping_mul(0xB7E1_5162_8AED_2A6B)
         ^ key[2].wrapping_mul(0x1319_8A2E_0370_7345);
-    let mixed = (mixed ^ (mixed >> 29)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    (mixed >> (64 - SLOTS.trailing_zeros())) as usize
+    (mixed ^ (mixed >> 29)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One pair holds the latest two of any words, and answers for each as `find` did.
+    #[test]
+    fn words_that_share_a_pair_keep_their_own_pieces() {
+        let mut cache = WordCache::<u32>::new(1);
+        let mut found = 0;
+        for round in 0..50_u32 {
+            for word in [
+                "a",
+                "b",
+                "water",
+                "a\0",
+                "\0",
+                "日本",
+                "the longest of these words",
+            ] {
+                let expected: Vec<u32> = word.bytes().take(9).map(u32::from).collect();
+                let ids = cache.pieces(word.as_bytes(), |_, ids| {
+                    found += 1;
+                    ids.extend_from_slice(&expected);
+                });
+                assert_eq!(ids, expected, "{word} in round {round}");
+            }
+        }
+        let mut again = |word: &str| {
+            let before = found;
+            cache.pieces(word.as_bytes(), |_, ids| {
+                found += 1;
+                ids.push(1);
+            });
+            found - before
+        };
+        again("x");
+        assert_eq!(again("x"), 0);
+    }
 }

@@ -27,6 +27,9 @@ const LIBRARY_STRETCH_BYTES_MAX: usize = 64 * 1024;
 /// A word of so many bytes has more than 100 characters, of at most four bytes each.
 const UNKNOWN_WORD_BYTES: usize = 4 * words::WORD_CHARACTERS_MAX + 1;
 
+/// 32,768 words a thread: a few times those in use at one time, in 1.3 MB.
+const CACHE_BITS: u32 = 14;
+
 /// A literal special token and its id.
 type SpecialToken = (Box<[u8]>, u16);
 
@@ -251,7 +254,7 @@ fn special_tokens(library: &tokenizers::Tokenizer) -> Result<Vec<SpecialToken>, 
 impl Workspace {
     fn new_cell() -> RefCell<Self> {
         RefCell::new(Self {
-            cache: WordCache::new(),
+            cache: WordCache::new(CACHE_BITS),
             word: Vec::new(),
             ids: Vec::new(),
         })

@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn the_longest_piece_wins_and_gaps_are_unknown() {
         let vocabulary = vocabulary();
-        let mut cache = WordCache::new();
+        let mut cache = WordCache::new(4);
         let mut check = |word: &str, ids: &[u16]| {
             for _ in 0..2 {
                 let found = cache.pieces(word.as_bytes(), |word, ids| vocabulary.pieces(word, ids));
