@@ -336,7 +336,7 @@ impl Pipeline {
         self.stop.stop();
         // The sources wait on channels that have closed, or on the stop signal.
         self.sources.into_iter().for_each(join);
-        drop(self.batchers);
+        Batcher::end_together(self.batchers);
         self.upkeep.0.stop();
         join(self.upkeep.1);
         join(self.watch);

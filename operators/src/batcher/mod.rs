@@ -90,13 +90,24 @@ impl Batcher {
     pub fn handle(&self) -> BatcherHandle {
         BatcherHandle(self.lanes.clone())
     }
-}
 
-impl Drop for Batcher {
-    fn drop(&mut self) {
+    /// Ends several as dropping each would, but in the time of one: embedders that hang are waited for together.
+    pub fn end_together(batchers: Vec<Self>) {
+        batchers.iter().for_each(Self::close);
+        let end = Instant::now() + END_PATIENCE;
+        for mut batcher in batchers {
+            batcher.wait(end);
+        }
+    }
+
+    /// Lets no thread begin another call.
+    fn close(&self) {
         self.lanes.bulk.close();
         self.lanes.outage.give_up();
-        let end = Instant::now() + END_PATIENCE;
+    }
+
+    /// Waits for the calls that threads are in; those that take longer are left to themselves.
+    fn wait(&mut self, end: Instant) {
         for thread in self.threads.drain(..) {
             while !thread.is_finished() && Instant::now() < end {
                 std::thread::sleep(Duration::from_millis(1));
@@ -107,6 +118,13 @@ impl Drop for Batcher {
             // A panicking embedder thread has already ended the process by the panic hook.
             let _ = thread.join();
         }
+    }
+}
+
+impl Drop for Batcher {
+    fn drop(&mut self) {
+        self.close();
+        self.wait(Instant::now() + END_PATIENCE);
     }
 }
 

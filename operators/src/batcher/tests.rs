@@ -1,7 +1,7 @@
 //! The batcher with threads, against an embedder that a test holds back, counts and lets fail.
 
 use super::bulk::{Reply, ReplyTo, Ticket};
-use super::{BatchObserver, BatchReport, Batcher, Outage};
+use super::{BatchObserver, BatchReport, Batcher, END_PATIENCE, Outage};
 use crate::chunks::TextSlice;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use std::collections::BTreeMap;
@@ -320,6 +320,26 @@ fn dropping_it_ends_the_threads_after_their_call() {
     end.join().unwrap();
     drop(handle);
     assert_eq!(Arc::strong_count(&embedder), 1);
+}
+
+/// Each is waited for as long as one alone is.
+#[test]
+fn several_that_hang_end_together() {
+    let benches = [(); 3].map(|()| Bench::new(limits(1, 1, false), 2));
+    for bench in &benches {
+        bench.send("first");
+        bench.call_begins();
+    }
+    let gos: Vec<_> = benches.iter().map(|bench| bench.go.clone()).collect();
+    let start = Instant::now();
+    let batchers = benches.into_iter().map(|bench| bench.batcher);
+    Batcher::end_together(batchers.collect());
+    let took = start.elapsed();
+    assert!(
+        took >= END_PATIENCE && took < END_PATIENCE * 3 / 2,
+        "{took:?}"
+    );
+    gos.iter().for_each(|go| go.send(()).unwrap());
 }
 
 /// Runs queries on threads of their own.
