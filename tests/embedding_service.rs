@@ -204,6 +204,56 @@ fn a_text_that_is_refused_is_a_dead_letter() {
     );
 }
 
+/// Whoever asks with a text that the service refuses is at fault, and is told so in the endpoint's own words; while
+/// every text is refused nobody is.
+#[test]
+fn a_query_that_is_refused_is_told_as_the_callers_fault() {
+    let directory = tempfile::tempdir().unwrap();
+    let (service, port) = (service(), free_port());
+    let config = pipeline(directory.path(), &service.url(), port);
+    write(directory.path(), "log", 0..5);
+    let mut running = Running::start(&config, port);
+    wait_for(&mut running, 4);
+    let inside = || format!(r#"{{"error":{{"message":"inside, with {KEY}"}}}}"#);
+    service.script(move |asked| {
+        let is_long = |text: &String| text.starts_with("too long");
+        match asked.texts().iter().any(is_long) {
+            true => Reply::Http(400, "", inside()),
+            false => Reply::Vectors,
+        }
+    });
+    let queries = r#"{"queries": [{"text": "one"}, {"text": "too long for it"}, {"text": "two"}]}"#;
+    let inputs = r#"{"model": "hashing", "input": ["one", "two", "too long for it"]}"#;
+    for (path, body, field) in [
+        (
+            "/v1/indexes/pages/query",
+            r#"{"text": "too long for it"}"#,
+            "text",
+        ),
+        ("/v1/indexes/pages/query/batch", queries, "text"),
+        ("/v1/embeddings", inputs, "input"),
+    ] {
+        let (status, told) = running.post(path, body);
+        assert_eq!(status, 400, "{path}: {told}");
+        assert_eq!(
+            (&told["code"], &told["field"]),
+            (&"invalid_field".into(), &field.into())
+        );
+        let fact = told["detail"].as_str().unwrap();
+        assert!(fact.contains("\"too long for it\""), "{fact}");
+        assert!(!told["hint"].as_str().unwrap().is_empty(), "{told}");
+        let told = told.to_string();
+        assert!(
+            !told.contains("inside") && !told.contains("127.0.0.1"),
+            "{told}"
+        );
+    }
+    assert_eq!(nearest(&running, &text(3)), Ok("3".to_owned()));
+    service.script(move |_| Reply::Http(400, "", inside()));
+    assert_eq!(nearest(&running, &text(3)), Err(503));
+    assert!(running.terminate());
+}
+
 #[test]
 fn one_vectide_embeds_for_another() {
     let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];

@@ -13,6 +13,7 @@ mod control;
 mod dataflow;
 mod dead_letters;
 mod dead_letters_section;
+mod embedded;
 mod export;
 mod head_fields;
 mod hits;

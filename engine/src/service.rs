@@ -4,6 +4,7 @@
 //! a commit or another query. The snapshot is taken after the text is embedded, so that it is as
 //! fresh as it can be.
 
+use crate::embedded::embedded;
 use crate::hits::Held;
 use crate::plan::{PlannedIndex, PlannedSource};
 use crate::recall::Steering;
@@ -11,9 +12,9 @@ use crate::room::Room;
 use crate::search::Asked;
 use crate::snapshot::{Published, Publisher};
 use crate::telemetry;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use vectide_model::{
     Answer, Caller, ChunkSpan, DocumentChunk, DocumentView, EmbedError, EmbeddingsAnswer, Fusion,
     IndexStatus, Mode, ModelIdentity, PositionProbe, Positions, Query, QueryError, QueryInput,
@@ -41,7 +42,11 @@ fn still_opening() -> QueryError {
     QueryError::Unavailable("the state is still being opened".into())
 }
 
-fn invalid(field: &'static str, fact: impl Into<String>, hint: impl Into<String>) -> QueryError {
+pub(crate) fn invalid(
+    field: &'static str,
+    fact: impl Into<String>,
+    hint: impl Into<String>,
+) -> QueryError {
     QueryError::Invalid {
         field,
         fact: fact.into(),
@@ -168,7 +173,7 @@ fn query_vectors(
     let embedded = if texts.is_empty() {
         Vec::new()
     } else {
-        embed(&texts).map_err(not_embedded)?
+        embedded(&texts, "text", embed)?
     };
     let mut embedded = embedded.into_iter();
     let missing = || QueryError::Internal("the embedder returned no vector".into());
@@ -178,31 +183,6 @@ fn query_vectors(
         (QueryInput::Text(_), _) => embedded.next().ok_or_else(missing),
     };
     queries.iter().map(vector).collect()
-}
-
-/// Why texts have no vectors, as whoever asks is told: where the model runs and what it answered is for the log.
-fn not_embedded(error: EmbedError) -> QueryError {
-    match error {
-        EmbedError::Texts(why) => QueryError::Internal(why),
-        EmbedError::Unavailable(why) => {
-            if is_time_to_tell(Instant::now()) {
-                tracing::warn!(why, "texts of queries can't be embedded");
-            }
-            QueryError::Unavailable("the embedding model can't be had now".into())
-        }
-    }
-}
-
-/// Whether the log may be told of another query without a vector: in an outage every query is one.
-fn is_time_to_tell(now: Instant) -> bool {
-    const PAUSE: Duration = Duration::from_secs(10);
-    static TOLD: Mutex<Option<Instant>> = Mutex::new(None);
-    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
-    let is_time = told.is_none_or(|told| now.saturating_duration_since(told) >= PAUSE);
-    if is_time {
-        *told = Some(now);
-    }
-    is_time
 }
 
 /// Refuses what the index does not keep of its rows.
@@ -401,7 +381,8 @@ impl QueryService for Service {
             return Err(invalid("input", fact, "give each text at least one word"));
         }
         let all: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let vectors = batcher.embed_query(&all, caller).map_err(not_embedded)?;
+        let embed = |texts: &[&str]| batcher.embed_query(texts, caller);
+        let vectors = embedded(&all, "input", embed)?;
         let counter = batcher.embedder().token_counter();
         Ok(EmbeddingsAnswer {
             vectors,
@@ -449,28 +430,5 @@ impl QueryService for Service {
         telemetry::install()
             .map(|handle| handle.render())
             .unwrap_or_default()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whoever_asks_is_not_told_where_the_model_runs() {
-        let away = EmbedError::Unavailable("http://10.0.0.7/v1 answers 503: inside".into());
-        let QueryError::Unavailable(told) = not_embedded(away) else {
-            panic!("another error");
-        };
-        assert_eq!(told, "the embedding model can't be had now");
-    }
-
-    #[test]
-    fn the_log_is_told_seldom() {
-        let now = Instant::now();
-        let later = now + Duration::from_secs(3600);
-        assert!(is_time_to_tell(later));
-        assert!(!is_time_to_tell(later + Duration::from_secs(9)));
-        assert!(is_time_to_tell(later + Duration::from_secs(10)));
     }
 }

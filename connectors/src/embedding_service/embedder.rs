@@ -275,7 +275,7 @@ impl RemoteEmbedder {
         let is_bulk = request.lane == Lane::Bulk;
         match outcome {
             Outcome::Vectors(_) => false,
-            Outcome::Texts(_) => is_probe || (is_bulk && request.texts.len() == 1),
+            Outcome::Texts(_) => is_probe || request.texts.len() == 1,
             Outcome::Away(away) => {
                 let is_last = request.repetition >= self.config.retries
                     || Instant::now() + PAUSE_MAX >= request.end;

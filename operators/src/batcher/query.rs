@@ -200,7 +200,7 @@ impl Drop for Turn<'_> {
         // Only a panic leaves some.
         for other in self.others.drain(..) {
             let fact = "the embedder panicked on a query that was computed with this one";
-            other.finish(Err(EmbedError::Texts(fact.into())));
+            other.finish(Err(EmbedError::Unavailable(fact.into())));
         }
     }
 }
