@@ -23,6 +23,7 @@ mod ingest;
 mod letter_export;
 mod long_keys;
 mod model_names;
+mod panics;
 mod pipeline;
 mod plan;
 mod rebuild;

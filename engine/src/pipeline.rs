@@ -16,6 +16,7 @@ use crate::control::{Control, Controlled};
 use crate::dataflow::{self, Parts, ShardError};
 use crate::ingest::{self, IngestEnd, IngestPorts, Resumed};
 use crate::letter_export::{self, ExportEnd, LetterExport};
+use crate::panics::abort_on_engine_panic;
 use crate::plan::{Derivation, Plan, PlannedIndex};
 use crate::recall::{self, Steering};
 use crate::room::Room;
@@ -27,8 +28,8 @@ use crate::telemetry;
 use crossbeam_channel::{bounded, unbounded};
 use serde::Serialize;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Once};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use vectide_model::{Embedder, Epoch, QueryService, ReadMode, SourceError, StopSignal, StoreError};
@@ -142,23 +143,6 @@ pub struct Pipeline {
     upkeep: (StopSignal, JoinHandle<()>),
     watch: JoinHandle<()>,
     control: Option<Control>,
-}
-
-/// Aborts when one of the pipeline's own threads panics; other threads panic as they would.
-fn abort_on_engine_panic() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let before = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            before(panic);
-            let current = std::thread::current();
-            let name = current.name().unwrap_or_default();
-            if name.starts_with("vectide-") || name.starts_with("timely:") {
-                eprintln!("thread `{name}` of the pipeline panicked: ending the process");
-                std::process::abort();
-            }
-        }));
-    });
 }
 
 /// Starts one of the pipeline's own threads.

@@ -9,6 +9,7 @@ mod attribute;
 mod change;
 mod chunker;
 mod component;
+mod contained;
 mod dead_letter;
 mod document;
 mod embedder;
@@ -33,6 +34,7 @@ pub use component::{
     ChunkerConfig, ComponentError, ConnectionCheck, Device, EmbedderConfig, OpenContext,
     PositionProbe, Precision, Redecoder, SourceConfig,
 };
+pub use contained::{contained, is_contained};
 pub use dead_letter::{DeadLetterSink, DeadLetterSinkConfig, DeadLetterSinkError, KeptLetter};
 pub use document::{
     ChunkId, ChunkSpan, ChunkedDocument, ContentHash, Document, chunk_document, stable_hash,

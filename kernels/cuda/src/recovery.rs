@@ -25,10 +25,10 @@
 use crate::encoder::EncodeError;
 use crate::machine::FaultKind;
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
+use vectide_model::contained;
 
 /// Contexts made anew within [`WINDOW`] before the device is given up: a bad kernel or a dying card
 /// would otherwise fail and be opened for ever, at a second each. One call alone, which is made twice,
@@ -210,8 +210,8 @@ impl<O: Open> Recovering<O> {
         rebuilds.push_back(Instant::now());
         metrics::counter!("vectide_gpu_rebuilds_total").increment(1);
         // A function that the driver lacks panics; whoever waits for this device must not wait for ever.
-        let opened = catch_unwind(AssertUnwindSafe(|| self.opener.open()));
-        opened.unwrap_or_else(|_| Err("opening it anew has panicked".into()))
+        let opened = contained(|| self.opener.open());
+        opened.unwrap_or_else(|panic| Err(format!("opening it anew has panicked: {panic}")))
     }
 }
 

@@ -7,7 +7,6 @@
 //! depend on their neighbours; whatever a file or the library says against that is an error, never a panic.
 
 mod batches;
-mod contained;
 mod encoder;
 mod external_data;
 mod library;

@@ -11,7 +11,6 @@
 //! Invariant: a session is in the pool or with one caller, whatever becomes of that caller; at most one of a lane's
 //! sessions is with a long text.
 
-use crate::contained::contained;
 use crate::model_file::ModelFile;
 use ort::environment::ThreadManager;
 use ort::logging::LogLevel;
@@ -21,7 +20,7 @@ use std::num::NonZero;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use vectide_encoder::lower_for_bulk;
-use vectide_model::Lane;
+use vectide_model::{Lane, contained};
 
 /// Memory for the weights of one lane's sessions: two of a small model's, so that more than one caller computes,
 /// and one of any other's.

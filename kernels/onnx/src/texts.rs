@@ -8,12 +8,11 @@
 //! those ids need: of a text that is far too long only a beginning is looked at. A panic over a text is that
 //! text's error.
 
-use crate::contained::contained;
 use serde_json::Value;
 use std::sync::Arc;
 use tokenizers::{PostProcessor, TruncationDirection};
 use vectide_encoder::{Tokenizer, check_library_file};
-use vectide_model::TokenCounter;
+use vectide_model::{TokenCounter, contained};
 
 /// Bytes of text that are first looked at for each token that is wanted: four times what a token of English has.
 const BYTES_A_TOKEN: usize = 16;
