@@ -25,6 +25,7 @@ pub mod shape;
 pub mod sizes;
 mod slot;
 mod slot_pool;
+mod telemetry;
 #[cfg(test)]
 mod testing;
 mod upload;

@@ -24,6 +24,7 @@
 
 use crate::encoder::EncodeError;
 use crate::machine::FaultKind;
+use crate::telemetry;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
@@ -189,7 +190,7 @@ impl<O: Open> Recovering<O> {
             }
             Err(reason) => {
                 self.set(Readiness::Lost);
-                metrics::gauge!("vectide_gpu_lost").increment(1.0);
+                telemetry::count_lost();
                 tracing::error!(%reason, "the GPU is given up; embedding goes on without it");
                 State::Lost(reason)
             }
@@ -208,7 +209,7 @@ impl<O: Open> Recovering<O> {
             ));
         }
         rebuilds.push_back(Instant::now());
-        metrics::counter!("vectide_gpu_rebuilds_total").increment(1);
+        telemetry::count_rebuild();
         // A function that the driver lacks panics; whoever waits for this device must not wait for ever.
         let opened = contained(|| self.opener.open());
         opened.unwrap_or_else(|panic| Err(format!("opening it anew has panicked: {panic}")))

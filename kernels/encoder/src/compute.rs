@@ -18,6 +18,7 @@
 use crate::cpu::{Backend, Encoder, EncoderShape, Pooling, Products, bf16_unit};
 use crate::self_check;
 use crate::sentence_encoder::EncoderOptions;
+use crate::telemetry;
 use crate::tokenize::Tokenizer;
 use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -290,7 +291,7 @@ impl Accelerated {
             Ok(_) => AcceleratorFault::Failed("not a vector of finite numbers a text".into()),
             Err(fault) => fault,
         };
-        metrics::counter!("vectide_accelerator_failed_calls_total").increment(1);
+        telemetry::count_failed_call();
         match fault {
             AcceleratorFault::Failed(why) => {
                 let failures = 1 + self.failures_in_a_row.fetch_add(1, Ordering::Relaxed);
@@ -310,7 +311,7 @@ impl Accelerated {
     /// Told and counted once: calls that were under way end here too.
     fn give_up(&self, why: &str) {
         if !self.is_given_up.swap(true, Ordering::Relaxed) {
-            metrics::gauge!("vectide_accelerators_given_up").increment(1.0);
+            telemetry::count_given_up();
             let device = self.encoder.device();
             tracing::error!(device, why, "embedding goes on on the CPU");
         }

@@ -21,6 +21,7 @@ pub mod minilm;
 pub mod model_files;
 mod self_check;
 mod sentence_encoder;
+mod telemetry;
 mod tokenize;
 
 pub use cpu::{Backend, Pooling, Products};
