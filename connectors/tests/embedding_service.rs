@@ -429,3 +429,19 @@ fn no_part_of_the_key_is_told() {
         assert!(!error.to_string().contains("geheim"), "{shown}: {error}");
     }
 }
+
+/// A query that is refused alone is told as such, but not by a service that refuses everything.
+#[test]
+fn a_query_that_is_refused_is_only_believed_while_others_are_taken() {
+    let service = service();
+    let embedder = opened(&service, json!({"retries": 0}));
+    service.script(|asked| match asked.texts() == ["poison"] {
+        true => Reply::Http(400, "", String::new()),
+        false => Reply::Vectors,
+    });
+    let error = embedder.embed(Lane::Query, &["poison"]).unwrap_err();
+    assert!(matches!(error, EmbedError::Texts(_)), "{error:?}");
+    service.script(|_| Reply::Http(400, "", String::new()));
+    let error = embedder.embed(Lane::Query, &["poison"]).unwrap_err();
+    assert!(matches!(error, EmbedError::Unavailable(_)), "{error:?}");
+}
