@@ -445,3 +445,92 @@ fn a_query_that_is_refused_is_only_believed_while_others_are_taken() {
     let error = embedder.embed(Lane::Query, &["poison"]).unwrap_err();
     assert!(matches!(error, EmbedError::Unavailable(_)), "{error:?}");
 }
+
+/// The texts of all requests from `before` on.
+fn texts_since(service: &EmbeddingService, before: usize) -> Vec<Vec<String>> {
+    let asked = service.asked();
+    asked[before..].iter().map(|it| it.texts()).collect()
+}
+
+/// What a call has paid for before one of its requests failed is not bought again.
+#[test]
+fn answers_of_a_call_that_fails_are_kept_for_the_next() {
+    let service = service();
+    let embedder = opened(&service, json!({"retries": 0, "batch_texts": 2}));
+    let texts = ["one", "two", "three", "four", "five"];
+    let busy = || Reply::Http(429, "Retry-After: 0", String::new());
+    service.script(move |asked| match asked.texts() == ["five"] {
+        true => busy(),
+        false => Reply::Vectors,
+    });
+    let before = service.asked().len();
+    for _ in 0..2 {
+        let error = embedder.embed(Lane::Bulk, &texts).unwrap_err();
+        assert!(matches!(error, EmbedError::Unavailable(_)), "{error:?}");
+    }
+    service.recover();
+    assert_near(&embedder.embed(Lane::Bulk, &texts).unwrap(), &texts);
+    let sent = [
+        &["one", "two"][..],
+        &["three", "four"],
+        &["five"],
+        &["five"],
+        &["five"],
+    ];
+    assert_eq!(texts_since(&service, before), sent);
+    // Given out once: a later call with the same texts is another one.
+    let before = service.asked().len();
+    assert_near(&embedder.embed(Lane::Bulk, &texts).unwrap(), &texts);
+    assert_eq!(texts_since(&service, before).len(), 3);
+}
+
+/// Also where the caller takes the call apart to find the text that is at fault.
+#[test]
+fn answers_beside_a_text_that_is_refused_are_kept_for_the_halves() {
+    let service = service();
+    let embedder = opened(&service, json!({"retries": 0, "batch_texts": 2}));
+    let texts = ["one", "two", "three", "poison"];
+    service.script(
+        |asked| match asked.texts().iter().any(|text| text == "poison") {
+            true => Reply::Http(400, "", String::new()),
+            false => Reply::Vectors,
+        },
+    );
+    let error = embedder.embed(Lane::Bulk, &texts).unwrap_err();
+    assert!(matches!(error, EmbedError::Texts(_)), "{error:?}");
+    let before = service.asked().len();
+    assert_near(
+        &embedder.embed(Lane::Bulk, &texts[..2]).unwrap(),
+        &texts[..2],
+    );
+    assert_eq!(
+        texts_since(&service, before).len(),
+        0,
+        "nothing is bought twice"
+    );
+    embedder.embed(Lane::Bulk, &texts[2..]).unwrap_err();
+    assert_near(
+        &embedder.embed(Lane::Bulk, &texts[2..3]).unwrap(),
+        &texts[2..3],
+    );
+    assert_eq!(
+        texts_since(&service, before),
+        [&["three", "poison"][..], &["three"]]
+    );
+}
+
+/// Nobody comes again with a query: its vectors would only lie there.
+#[test]
+fn answers_of_a_query_are_not_kept() {
+    let service = service();
+    let embedder = opened(&service, json!({"retries": 0, "batch_texts": 1}));
+    service.script(|asked| match asked.texts() == ["two"] {
+        true => Reply::Http(429, "Retry-After: 0", String::new()),
+        false => Reply::Vectors,
+    });
+    embedder.embed(Lane::Query, &["one", "two"]).unwrap_err();
+    let before = service.asked().len();
+    assert_near(&embedder.embed(Lane::Query, &["one"]).unwrap(), &["one"]);
+    assert_near(&embedder.embed(Lane::Bulk, &["one"]).unwrap(), &["one"]);
+    assert_eq!(texts_since(&service, before), [["one"], ["one"]]);
+}

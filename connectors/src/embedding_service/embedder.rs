@@ -6,6 +6,8 @@
 //! service keeps failing with, or has no answer to in time, would fail for ever and hold up all after them:
 //! they are at fault where it takes a plain text at that moment.
 //!
+//! What the requests of a call with chunks brought before another of them failed is not bought again ([`Kept`]).
+//!
 //! Invariant: a query's call ends within its time, and one with chunks repeats no request once its time is
 //! up; no text is sent without the breaker's leave, but for the plain one, which goes with the leave of the
 //! texts that are in doubt.
@@ -13,6 +15,7 @@
 use super::breaker::{Breaker, Turn};
 use super::client::{Away, Client, Outcome};
 use super::config::OpenAiConfig;
+use super::kept::Kept;
 use super::pace::{PAUSE_MAX, before_repetition};
 use super::telemetry;
 use super::tokens::{EstimatedTokens, cut};
@@ -37,7 +40,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 const QUERY_CALL_MAX: Duration = Duration::from_secs(5);
 /// How long a call with chunks repeats requests, so that what waits for its end (a stop of the pipeline) waits
 /// little longer than for the request that is under way. Nearly always a call is one request; where
-/// `batch_bytes` makes it several, each is sent at least once: what the ones before brought would be lost.
+/// `batch_bytes` makes it several, each is sent at least once, so that every call gets on.
 const BULK_CALL_MAX: Duration = Duration::from_secs(30);
 
 /// The embedder.
@@ -45,6 +48,8 @@ pub(super) struct RemoteEmbedder {
     identity: ModelIdentity,
     client: Client,
     breaker: Breaker,
+    /// Of calls with chunks: nobody comes again with a query.
+    kept: Kept,
     config: OpenAiConfig,
 }
 
@@ -57,6 +62,12 @@ struct Request<'a> {
     end: Instant,
     /// How often it was sent before.
     repetition: u32,
+}
+
+/// A call that failed at a request, and the vectors that those before it brought: of as many texts from the first.
+struct Failed {
+    error: EmbedError,
+    made: Vec<Vec<f32>>,
 }
 
 /// A service that refuses a text that nothing is wrong with refuses every text: somebody has to change that,
@@ -148,6 +159,7 @@ impl RemoteEmbedder {
             identity: identity(config, dimension),
             client,
             breaker: Breaker::new(),
+            kept: Kept::new(),
             config: config.clone(),
         })
     }
@@ -165,6 +177,50 @@ impl RemoteEmbedder {
             (!text.trim().is_empty()).then(|| format!("{prefix}{text}"))
         };
         texts.iter().map(prepare).collect()
+    }
+
+    /// Chunks' vectors: those that a call before this one brought are not asked for again, and those of this call
+    /// are kept if it fails.
+    fn send_missing(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, EmbedError> {
+        let known: Vec<_> = texts.iter().map(|text| self.kept.take(text)).collect();
+        let missing = texts
+            .iter()
+            .zip(&known)
+            .filter(|(_, known)| known.is_none());
+        let missing: Vec<String> = missing.map(|(text, _)| text.clone()).collect();
+        let (made, error) = match self.send_all(Lane::Bulk, &missing) {
+            Ok(made) => (made, None),
+            Err(failed) => (failed.made, Some(failed.error)),
+        };
+        let mut made = made.into_iter();
+        let vectors = known.into_iter().map(|known| known.or_else(|| made.next()));
+        let Some(error) = error else {
+            return Ok(vectors.flatten().collect());
+        };
+        for (text, vector) in texts.iter().zip(vectors) {
+            if let Some(vector) = vector {
+                self.kept.keep(text, vector);
+            }
+        }
+        Err(error)
+    }
+
+    /// Sends texts in as many requests as they need, one after the other.
+    fn send_all(&self, lane: Lane, texts: &[String]) -> Result<Vec<Vec<f32>>, Failed> {
+        let end = Instant::now()
+            + match lane {
+                Lane::Query => QUERY_CALL_MAX,
+                Lane::Bulk => BULK_CALL_MAX,
+            };
+        let mut made = Vec::with_capacity(texts.len());
+        while made.len() < texts.len() {
+            let rest = &texts[made.len()..];
+            match self.send(lane, &rest[..self.request_of(rest)], end) {
+                Ok(vectors) => made.extend(vectors),
+                Err(error) => return Err(Failed { error, made }),
+            }
+        }
+        Ok(made)
     }
 
     /// Texts that go in one request, from the beginning of `texts`.
@@ -348,19 +404,12 @@ impl Embedder for RemoteEmbedder {
     }
 
     fn embed(&self, lane: Lane, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError> {
-        let end = Instant::now()
-            + match lane {
-                Lane::Query => QUERY_CALL_MAX,
-                Lane::Bulk => BULK_CALL_MAX,
-            };
         let prepared = self.prepared(lane, texts);
         let sent: Vec<String> = prepared.iter().flatten().cloned().collect();
-        let mut made = Vec::with_capacity(sent.len());
-        while made.len() < sent.len() {
-            let rest = &sent[made.len()..];
-            let request = &rest[..self.request_of(rest)];
-            made.extend(self.send(lane, request, end)?);
-        }
+        let made = match lane {
+            Lane::Query => self.send_all(lane, &sent).map_err(|failed| failed.error)?,
+            Lane::Bulk => self.send_missing(&sent)?,
+        };
         let mut made = made.into_iter();
         let nothing = || vec![0.0; self.identity.dimension];
         let vector = |text: &Option<String>| match text {

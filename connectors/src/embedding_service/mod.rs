@@ -9,6 +9,7 @@ mod breaker;
 mod client;
 mod config;
 mod embedder;
+mod kept;
 mod pace;
 mod telemetry;
 mod tokens;
