@@ -534,3 +534,39 @@ fn answers_of_a_query_are_not_kept() {
     assert_near(&embedder.embed(Lane::Bulk, &["one"]).unwrap(), &["one"]);
     assert_eq!(texts_since(&service, before), [["one"], ["one"]]);
 }
+
+/// The service's clock is far from ours: its dates are read by it, and are bounded as seconds are.
+#[test]
+fn a_wait_that_is_asked_for_as_a_date_is_kept() {
+    let service = service();
+    let embedder = opened(&service, json!({}));
+    const HEADERS: &str = "Date: Wed, 21 Oct 2026 07:30:00 GMT\r\n\
+                           Retry-After: Wed, 21 Oct 2026 07:30:01 GMT";
+    for status in [429, 503] {
+        service.fail_next(1, Reply::Http(status, HEADERS, String::new()));
+        let start = Instant::now();
+        assert_near(&embedder.embed(Lane::Bulk, &["text"]).unwrap(), &["text"]);
+        let took = start.elapsed();
+        assert!(
+            took >= Duration::from_secs(1) && took < Duration::from_secs(3),
+            "{took:?}"
+        );
+    }
+    const YEARS: &str = "Date: Wed, 21 Oct 2026 07:30:00 GMT\r\n\
+                         Retry-After: Wed, 21 Oct 2099 07:30:01 GMT";
+    service.fail_next(1, Reply::Http(429, YEARS, String::new()));
+    embedder.embed(Lane::Bulk, &["text"]).unwrap_err();
+    let error = embedder
+        .embed(Lane::Bulk, &["text"])
+        .unwrap_err()
+        .to_string();
+    let wait = error
+        .split("again in ")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next());
+    let wait: f64 = wait.unwrap().parse().unwrap();
+    assert!(
+        (290.0..=300.0).contains(&wait),
+        "as long as seconds may be: {error}"
+    );
+}

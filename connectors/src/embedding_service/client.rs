@@ -4,9 +4,10 @@
 //! the key is in no message.
 
 use super::config::OpenAiConfig;
+use super::retry_after::wait_asked;
 use super::wire::{self, AnswerFault};
 use crate::registry::trusted;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use ureq::http::Response;
 use ureq::tls::TlsConfig;
 use ureq::{Agent, Body};
@@ -170,8 +171,7 @@ impl Client {
     /// An answer with another status than 200.
     fn refused(&self, response: &mut Response<Body>) -> Outcome {
         let status = response.status().as_u16();
-        let wait = response.headers().get("retry-after");
-        let wait = wait.and_then(|wait| seconds(wait.to_str().ok()?));
+        let wait = wait_asked(response.headers(), SystemTime::now());
         let body = response.body_mut().with_config().limit(REFUSAL_BYTES_MAX);
         let said = said(&body.read_to_vec().unwrap_or_default());
         // Before it is cut: the beginning of a key is not found.
@@ -231,12 +231,6 @@ fn is_late(error: &ureq::Error) -> bool {
     }
 }
 
-/// The wait of `Retry-After`, where it is a number of seconds; a date is not followed.
-fn seconds(text: &str) -> Option<Duration> {
-    let seconds: f64 = text.trim().parse().ok()?;
-    Duration::try_from_secs_f64(seconds).ok()
-}
-
 /// What a refusal says, in one line. JSON is written anew, so that letters stand there in one way only.
 fn said(body: &[u8]) -> String {
     let json: Option<serde_json::Value> = serde_json::from_slice(body).ok();
@@ -280,22 +274,6 @@ mod tests {
             ("no key", "no key"),
         ] {
             assert_eq!(hidden(text.into(), "sk/a\"b"), expected);
-        }
-    }
-
-    #[test]
-    fn waits_are_seconds() {
-        assert_eq!(seconds("7"), Some(Duration::from_secs(7)));
-        assert_eq!(seconds(" 0.5 "), Some(Duration::from_millis(500)));
-        for text in [
-            "",
-            "-1",
-            "NaN",
-            "inf",
-            "1e300",
-            "Wed, 21 Oct 2026 07:28:00 GMT",
-        ] {
-            assert_eq!(seconds(text), None, "{text}");
         }
     }
 }

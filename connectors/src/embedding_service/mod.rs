@@ -11,6 +11,7 @@ mod config;
 mod embedder;
 mod kept;
 mod pace;
+mod retry_after;
 mod telemetry;
 mod tokens;
 mod wire;

@@ -38,7 +38,7 @@ pub enum Reply {
     Vectors,
     /// The same, with the last text's vector first.
     Reversed,
-    /// It is answered with a status, a header line (or none) and a body.
+    /// It is answered with a status, header lines (or none) and a body.
     Http(u16, &'static str, String),
     /// It is answered as it should be, but for the last bytes of the body.
     Truncated,
