@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vectide_connectors::OpenAiConfig;
-use vectide_connectors::testing::{EmbeddingService, Reply};
+use vectide_connectors::testing::{EmbeddingService, Reply, TlsProxy};
 use vectide_model::{
     ComponentError, EmbedError, Embedder, EmbedderConfig, Lane, OpenContext, embedder_contract,
     stable_hash,
@@ -569,4 +569,84 @@ fn a_wait_that_is_asked_for_as_a_date_is_kept() {
         (290.0..=300.0).contains(&wait),
         "as long as seconds may be: {error}"
     );
+}
+
+/// A service with TLS in front of it, whose certificate an authority of the test has signed.
+fn secured(service: &EmbeddingService) -> TlsProxy {
+    TlsProxy::start_signed(service.port()).unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[test]
+fn texts_go_over_tls_to_a_service_whose_authority_is_named() {
+    let service = service();
+    let proxy = secured(&service);
+    let url = format!("https://127.0.0.1:{}/v1", proxy.port());
+    let ca = proxy.certificate();
+    let more = json!({"url": url, "ca": ca, "timeout": "10s", "query_prefix": "q: "});
+    let located = config(&service, more.clone()).locate(&context()).unwrap();
+    assert!(located.contains("16 dimensions"), "{located}");
+    let embedder = opened(&service, more);
+    assert_near(
+        &embedder.embed(Lane::Bulk, &["one", "two"]).unwrap(),
+        &["one", "two"],
+    );
+    let made = embedder.embed(Lane::Query, &["one"]).unwrap();
+    assert_near(&made, &["q: one"]);
+    let asked = service.asked();
+    assert_eq!(
+        asked.last().unwrap().authorization,
+        Some(format!("Bearer {KEY}"))
+    );
+}
+
+/// Nothing is sent to a service that can't prove who it is, and waiting does not help: the start says so, also where
+/// the service may be away.
+#[test]
+fn a_certificate_that_is_not_trusted_is_an_error_of_its_field() {
+    let service = service();
+    let (proxy, other) = (secured(&service), secured(&service));
+    let url = format!("https://127.0.0.1:{}/v1", proxy.port());
+    let other_name = format!("https://localhost:{}/v1", proxy.port());
+    for (more, told) in [
+        (json!({"url": url}), "UnknownIssuer"),
+        (
+            json!({"url": url, "ca": other.certificate()}),
+            "BadSignature|UnknownIssuer",
+        ),
+        (
+            json!({"url": other_name, "ca": proxy.certificate()}),
+            "not valid for name",
+        ),
+    ] {
+        for dimensions in [json!(null), json!(DIMENSION)] {
+            let mut more = more.clone();
+            more["timeout"] = json!("10s");
+            more["dimensions"] = dimensions;
+            let start = Instant::now();
+            let error = open(&service, more.clone()).err().unwrap();
+            assert!(
+                start.elapsed() < Duration::from_secs(5),
+                "it is not repeated"
+            );
+            assert_eq!(error.field, "ca", "{error:?}");
+            assert!(error.fact.contains("certificate of https://"), "{error:?}");
+            assert!(
+                told.split('|').any(|told| error.fact.contains(told)),
+                "{error:?}"
+            );
+            assert!(
+                error.hint.contains("`ca`") && error.hint.contains("`url`"),
+                "{error:?}"
+            );
+            let located = config(&service, more).locate(&context()).unwrap_err();
+            assert_eq!(located.field, "ca");
+        }
+    }
+    assert!(service.asked().is_empty(), "no key was sent");
+    let file = proxy.certificate().with_file_name("authority-key.pem");
+    for ca in [json!("none.pem"), json!(file)] {
+        let error = open(&service, json!({"url": url, "ca": ca})).err().unwrap();
+        assert_eq!(error.field, "ca");
+        assert!(!error.fact.is_empty() && !error.hint.is_empty());
+    }
 }

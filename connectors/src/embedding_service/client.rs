@@ -42,7 +42,7 @@ pub(super) enum Outcome {
 pub(super) struct Away {
     /// For a person.
     pub(super) why: String,
-    /// Whether it passes by itself: not when the key or the name of the model is wrong.
+    /// Whether it passes by itself: not when the key, the name of the model or a certificate is wrong.
     pub(super) passes: bool,
     /// The field of the configuration that may be wrong.
     pub(super) field: &'static str,
@@ -149,6 +149,10 @@ impl Client {
     }
 
     fn away(&self, error: &ureq::Error) -> Outcome {
+        if let Some(doubt) = certificate_doubt(error) {
+            let why = format!("the certificate of {} is not trusted: {doubt}", self.url);
+            return Outcome::Away(Away::lasting(self.without_key(why), "ca"));
+        }
         let why = format!("{} does not answer: {error}", self.url);
         let is_late = is_late(error);
         Outcome::Away(Away {
@@ -220,6 +224,19 @@ fn hidden(text: String, key: &str) -> String {
     forms
         .iter()
         .fold(text, |text, form| text.replace(*form, "(hidden)"))
+}
+
+/// What is wrong with the service's certificate, where that is why there is no answer.
+fn certificate_doubt(error: &ureq::Error) -> Option<&rustls::CertificateError> {
+    let error = match error {
+        ureq::Error::Rustls(error) => error,
+        ureq::Error::Io(error) => error.get_ref()?.downcast_ref()?,
+        _ => return None,
+    };
+    match error {
+        rustls::Error::InvalidCertificate(doubt) => Some(doubt),
+        _ => None,
+    }
 }
 
 /// Whether the time was up.

@@ -88,6 +88,10 @@ impl Away {
         let hint = match self.field {
             "api_key" => "check `api_key`, and whether it may use this model",
             "name" => "check `name`, which is what the service knows the model by, and `url`",
+            "ca" => {
+                "name a PEM file with the certificate of who signed the service's as `ca`, and in `url` the host \
+                 that it is for"
+            }
             "dimensions" => "set the model's own `dimensions`, or remove it",
             _ => {
                 "check `url` and whether the service runs; it need not at the start where `dimensions` is set"

@@ -105,6 +105,11 @@ impl EmbeddingService {
         format!("http://127.0.0.1:{}/v1", self.port)
     }
 
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Lets `script` decide what is done with each request from now on.
     pub fn script(&self, script: impl FnMut(&Asked) -> Reply + Send + 'static) {
         *locked(&self.script) = Some(Box::new(script));

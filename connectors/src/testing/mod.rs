@@ -18,4 +18,4 @@ pub use ports::free_ports;
 pub use postgres_server::{PostgresClient, PostgresServer};
 pub use recording_sink::{HeldMap, RecordedRun, RecordingSink, Resume, run_source};
 pub use services::{is_torture, started_or_skip};
-pub use tls_proxy::{TlsProxy, make_certificate};
+pub use tls_proxy::{TlsProxy, make_certificate, make_signed_certificate};

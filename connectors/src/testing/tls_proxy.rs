@@ -1,5 +1,5 @@
-//! TLS in front of a service that speaks none, with a certificate of its own: for tests of clients that
-//! have to trust it.
+//! TLS in front of a service that speaks none, with a certificate of its own or one of an authority of its own: for
+//! tests of clients that have to trust it.
 //!
 //! Invariant: it listens on 127.0.0.1 alone, and its threads end with their connections.
 
@@ -23,35 +23,76 @@ const TURN: Duration = Duration::from_millis(2);
 /// # Errors
 /// What openssl says.
 pub fn make_certificate(directory: &Path) -> Result<PathBuf, String> {
-    let (key, certificate) = (directory.join("key.pem"), directory.join("certificate.pem"));
+    openssl(directory, &LEAF)?;
+    joined(directory)
+}
+
+/// Makes the same, signed by an authority that is made too, whose certificate `authority.pem` is.
+///
+/// # Errors
+/// What openssl says.
+pub fn make_signed_certificate(directory: &Path) -> Result<PathBuf, String> {
+    openssl(directory, &AUTHORITY)?;
+    openssl(
+        directory,
+        &[
+            &LEAF[..],
+            &["-CA", "authority.pem", "-CAkey", "authority-key.pem"],
+        ]
+        .concat(),
+    )?;
+    joined(directory)
+}
+
+const AUTHORITY: [&str; 8] = [
+    "-subj",
+    "/CN=Authority of a test",
+    "-addext",
+    "basicConstraints=critical,CA:TRUE",
+    "-keyout",
+    "authority-key.pem",
+    "-out",
+    "authority.pem",
+];
+const LEAF: [&str; 10] = [
+    "-subj",
+    "/CN=127.0.0.1",
+    "-addext",
+    "subjectAltName=IP:127.0.0.1",
+    // rustls takes no authority's certificate for a server's.
+    "-addext",
+    "basicConstraints=critical,CA:FALSE",
+    "-keyout",
+    "key.pem",
+    "-out",
+    "certificate.pem",
+];
+
+fn openssl(directory: &Path, more: &[&str]) -> Result<(), String> {
     let output = Command::new("openssl")
-        .args([
-            "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
-        ])
-        .args([
-            "-subj",
-            "/CN=127.0.0.1",
-            "-addext",
-            "subjectAltName=IP:127.0.0.1",
-            // rustls takes no authority's certificate for a server's.
-            "-addext",
-            "basicConstraints=critical,CA:FALSE",
-        ])
-        .arg("-keyout")
-        .arg(&key)
-        .arg("-out")
-        .arg(&certificate)
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes"])
+        .args(["-days", "2"])
+        .args(more)
+        .current_dir(directory)
         .output()
         .map_err(|error| format!("openssl can't be run: {error}"))?;
-    if !output.status.success() {
-        return Err(format!(
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(format!(
             "openssl: {}",
             String::from_utf8_lossy(&output.stderr)
-        ));
+        )),
     }
+}
+
+/// Writes key and certificate into one file.
+fn joined(directory: &Path) -> Result<PathBuf, String> {
     let both = directory.join("keystore.pem");
-    let read = |path: &Path| std::fs::read_to_string(path).map_err(|error| error.to_string());
-    let text = read(&key)? + &read(&certificate)?;
+    let read = |name: &str| {
+        let text = std::fs::read_to_string(directory.join(name));
+        text.map_err(|error| error.to_string())
+    };
+    let text = read("key.pem")? + &read("certificate.pem")?;
     std::fs::write(&both, text).map_err(|error| error.to_string())?;
     Ok(both)
 }
@@ -60,18 +101,38 @@ pub fn make_certificate(directory: &Path) -> Result<PathBuf, String> {
 pub struct TlsProxy {
     port: u16,
     directory: TempDir,
+    trusted: &'static str,
 }
 
 impl TlsProxy {
-    /// Starts one.
+    /// Starts one whose certificate is its own authority.
     ///
     /// # Errors
     /// When a certificate or a port can't be had.
     pub fn start(to_port: u16) -> Result<Self, String> {
         let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
         let store = make_certificate(directory.path())?;
-        let certificate = CertificateDer::from_pem_file(&store).map_err(|it| it.to_string())?;
-        let key = PrivateKeyDer::from_pem_file(&store).map_err(|it| it.to_string())?;
+        Self::start_with(to_port, directory, &store, "certificate.pem")
+    }
+
+    /// Starts one whose certificate an authority has signed.
+    ///
+    /// # Errors
+    /// When a certificate or a port can't be had.
+    pub fn start_signed(to_port: u16) -> Result<Self, String> {
+        let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let store = make_signed_certificate(directory.path())?;
+        Self::start_with(to_port, directory, &store, "authority.pem")
+    }
+
+    fn start_with(
+        to_port: u16,
+        directory: TempDir,
+        store: &Path,
+        trusted: &'static str,
+    ) -> Result<Self, String> {
+        let certificate = CertificateDer::from_pem_file(store).map_err(|it| it.to_string())?;
+        let key = PrivateKeyDer::from_pem_file(store).map_err(|it| it.to_string())?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -93,7 +154,11 @@ impl TlsProxy {
                 std::thread::spawn(move || drop(serve(client, config, to_port)));
             }
         });
-        Ok(Self { port, directory })
+        Ok(Self {
+            port,
+            directory,
+            trusted,
+        })
     }
 
     /// Its port.
@@ -103,7 +168,7 @@ impl TlsProxy {
 
     /// The certificate to trust.
     pub fn certificate(&self) -> PathBuf {
-        self.directory.path().join("certificate.pem")
+        self.directory.path().join(self.trusted)
     }
 }
 
