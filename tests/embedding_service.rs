@@ -254,6 +254,59 @@ fn a_query_that_is_refused_is_told_as_the_callers_fault() {
     assert!(running.terminate());
 }
 
+/// BERT's tokenizer with one long word, which the estimate takes for seven tokens.
+const TOKENIZER: &str = r###"{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+    "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
+        "strip_accents": null, "lowercase": true},
+    "pre_tokenizer": {"type": "BertPreTokenizer"},
+    "post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]},
+    "decoder": null,
+    "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+        "max_input_chars_per_word": 100,
+        "vocab": {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "internationalization": 4}}}"###;
+
+/// The service is sent as much of a text as its own tokenizer has room for.
+#[test]
+fn tokens_are_counted_by_the_services_tokenizer() {
+    let directory = tempfile::tempdir().unwrap();
+    let (service, port) = (service(), free_port());
+    let config = pipeline(directory.path(), &service.url(), port);
+    let path = directory.path().join("tokenizer.json");
+    std::fs::write(&path, "{}").unwrap();
+    edit(
+        &config,
+        "retries: 1",
+        "max_tokens: 16, tokenizer: tokenizer.json, retries: 1",
+    );
+    let (status, told, _) = call(&["validate", "--connect"], &config, &[]);
+    assert_eq!(status, Some(69), "{told}");
+    let fault = told.lines().find(|line| line.starts_with("FAIL"));
+    assert!(
+        fault.is_some_and(|line| line.contains("tokenizer.json")),
+        "{told}"
+    );
+    std::fs::write(&path, TOKENIZER).unwrap();
+    let (status, told, complaints) = call(&["validate", "--connect"], &config, &[]);
+    assert_eq!(status, Some(0), "{told}{complaints}");
+    write(directory.path(), "log", 0..1);
+    let mut running = Running::start(&config, port);
+    wait_for(&mut running, 0);
+    let before = service.asked().len();
+    let words = "internationalization ".repeat(20);
+    let body = serde_json::json!({"model": "hashing", "input": words});
+    let (status, answer) = running.post("/v1/embeddings", &body.to_string());
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(answer["usage"]["prompt_tokens"], 20);
+    let sent: Vec<String> = service.asked()[before..]
+        .iter()
+        .flat_map(|it| it.texts())
+        .collect();
+    assert_eq!(sent.len(), 1);
+    // Two of the sixteen are special ones.
+    assert_eq!(sent[0].split_whitespace().count(), 14);
+    assert!(running.terminate());
+}
+
 #[test]
 fn one_vectide_embeds_for_another() {
     let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use vectide_connectors::OpenAiConfig;
 use vectide_connectors::testing::{EmbeddingService, Reply, TlsProxy};
 use vectide_model::{
-    ComponentError, EmbedError, Embedder, EmbedderConfig, Lane, OpenContext, embedder_contract,
-    stable_hash,
+    ComponentError, CountingTokenizer, EmbedError, Embedder, EmbedderConfig, Lane, NoTokenizer,
+    OpenContext, TokenCounter, TokenizerReader, embedder_contract, stable_hash,
 };
 
 const DIMENSION: usize = 16;
@@ -649,4 +649,99 @@ fn a_certificate_that_is_not_trusted_is_an_error_of_its_field() {
         assert_eq!(error.field, "ca");
         assert!(!error.fact.is_empty() && !error.hint.is_empty());
     }
+}
+
+/// A token a word, and as many special ones as the file says.
+struct Words;
+
+impl TokenCounter for Words {
+    fn count(&self, text: &str) -> usize {
+        text.split_whitespace().count()
+    }
+}
+
+impl TokenizerReader for Words {
+    fn read(&self, json: &[u8]) -> Result<CountingTokenizer, NoTokenizer> {
+        let special_tokens = serde_json::from_slice(json);
+        let special_tokens = special_tokens.map_err(|error| NoTokenizer(error.to_string()))?;
+        let counter = Arc::new(Words);
+        Ok(CountingTokenizer {
+            counter,
+            special_tokens,
+        })
+    }
+}
+
+/// Opens it with `tokenizer.json` beside the configuration, which has that content.
+fn open_counted(
+    service: &EmbeddingService,
+    file: &str,
+    more: Value,
+) -> Result<Arc<dyn Embedder>, ComponentError> {
+    let folder = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
+    let written = std::fs::write(folder.path().join("tokenizer.json"), file);
+    written.unwrap_or_else(|error| panic!("{error}"));
+    let context = OpenContext::in_folder(folder.path()).with_tokenizers(Arc::new(Words));
+    let mut config = config(service, more);
+    config.tokenizer = Some("tokenizer.json".into());
+    assert_eq!(config.check(), vec![]);
+    let located = config.locate(&context).map(|_| ());
+    let opened = config.open(&context);
+    assert_eq!(located.err(), opened.as_ref().err().cloned());
+    opened
+}
+
+#[test]
+fn texts_are_cut_by_the_tokenizer_that_is_named() {
+    let service = service();
+    let more = json!({"max_tokens": 16, "query_prefix": "a query: "});
+    let embedder = open_counted(&service, "3", more).unwrap();
+    let word = "internationalization ";
+    let before = service.asked().len();
+    let texts = [&*word.repeat(13), &word.repeat(100)];
+    embedder.embed(Lane::Bulk, &texts).unwrap();
+    embedder.embed(Lane::Query, &texts[1..]).unwrap();
+    let query = format!("a query: {}", word.repeat(11));
+    let sent = [vec![word.repeat(13); 2], vec![query]];
+    assert_eq!(texts_since(&service, before), sent);
+    assert_eq!(embedder.token_counter().count(texts[1]), 100);
+    // The chunk's own thirteen tokens, and two of the three special ones.
+    assert_eq!(embedder.identity().tokens_max, 15);
+    embedder_contract(&*embedder);
+}
+
+#[test]
+fn a_tokenizer_is_part_of_what_vectors_depend_on_and_its_faults_are_told() {
+    let service = service();
+    let fingerprint = |file: &str| {
+        let embedder = open_counted(&service, file, json!({})).unwrap();
+        embedder.identity().fingerprint.clone()
+    };
+    let estimated = opened(&service, json!({})).identity().fingerprint.clone();
+    assert!(fingerprint("2").starts_with(&estimated));
+    assert_ne!(fingerprint("2"), estimated);
+    assert_ne!(fingerprint("2"), fingerprint("3"));
+    assert_eq!(fingerprint("2"), fingerprint("2"));
+    let long = json!({"max_tokens": 16, "passage_prefix": "a b c d e f g: "});
+    for (file, more, field) in [
+        ("none", json!({}), "tokenizer"),
+        ("2", long, "passage_prefix"),
+    ] {
+        let error = open_counted(&service, file, more).err().unwrap();
+        assert_eq!(error.field, field);
+        assert!(
+            !error.fact.is_empty() && !error.hint.is_empty(),
+            "{error:?}"
+        );
+    }
+    // A program that reads none, and a file that is not there.
+    let mut config = config(&service, json!({}));
+    config.tokenizer = Some("missing.json".into());
+    let context = context().with_tokenizers(Arc::new(Words));
+    let error = config.open(&context).err().unwrap();
+    assert_eq!(error.field, "tokenizer");
+    assert!(error.fact.contains("missing.json"), "{error:?}");
+    config.tokenizer = Some("Cargo.toml".into());
+    let error = config.open(&self::context()).err().unwrap();
+    assert!(error.fact.contains("reads no tokenizers"), "{error:?}");
 }

@@ -210,8 +210,7 @@ impl LoadedConfig {
         Ok(Self {
             config,
             document,
-            context: OpenContext::in_folder(config_dir)
-                .with_accelerator(registry.accelerator.clone()),
+            context: registry.context(config_dir),
             sources,
             dead_letters,
             views,

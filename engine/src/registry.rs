@@ -2,11 +2,12 @@
 
 use serde_json::Value;
 use std::any::Any;
+use std::path::PathBuf;
 use std::sync::Arc;
 use vectide_model::{
     Accelerator, Chunker, ChunkerConfig, ComponentError, ConnectionCheck, DeadLetterSink,
     DeadLetterSinkConfig, Embedder, EmbedderConfig, OpenContext, PositionProbe, Redecoder, Source,
-    SourceConfig, TokenCounter, VectorIndexFactory,
+    SourceConfig, TokenCounter, TokenizerReader, VectorIndexFactory,
 };
 
 /// All components, by the names that configurations use.
@@ -19,6 +20,8 @@ pub struct Registry {
     pub embedders: Vec<EmbedderType>,
     /// What may compute them in the processor's place.
     pub accelerator: Arc<dyn Accelerator>,
+    /// What counts the tokens of models that are computed elsewhere.
+    pub tokenizers: Arc<dyn TokenizerReader>,
     /// Places for dead letters, by the field that chooses each.
     pub dead_letter_sinks: Vec<DeadLetterSinkType>,
     /// Ways of keeping vectors; the first is that of an index that says nothing.
@@ -26,6 +29,13 @@ pub struct Registry {
 }
 
 impl Registry {
+    /// What components of a configuration in that folder are opened with.
+    pub fn context(&self, config_dir: impl Into<PathBuf>) -> OpenContext {
+        OpenContext::in_folder(config_dir)
+            .with_accelerator(self.accelerator.clone())
+            .with_tokenizers(self.tokenizers.clone())
+    }
+
     /// Reads the options of a model, for callers that have no configuration with sections.
     ///
     /// # Errors

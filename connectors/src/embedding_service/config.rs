@@ -4,6 +4,7 @@
 
 use super::client::{Client, DIMENSIONS_MAX};
 use super::embedder::RemoteEmbedder;
+use super::tokenizer::Tokens;
 use super::tokens::EstimatedTokens;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -33,11 +34,15 @@ pub struct OpenAiConfig {
     #[serde(default)]
     #[schemars(range(min = 1, max = 8192))]
     pub dimensions: Option<usize>,
-    /// Tokens of a text, the prefix included, by an estimate that is a little too high: longer ones are cut
-    /// before they are sent.
+    /// Tokens of a text, the prefix included, by an estimate that is a little too high where no `tokenizer` is
+    /// named: longer ones are cut before they are sent.
     #[serde(default = "default_max_tokens")]
     #[schemars(range(min = 16, max = 131_072))]
     pub max_tokens: usize,
+    /// File of the service's tokenizer (`tokenizer.json`), relative to the configuration: tokens are counted by
+    /// it, special ones included.
+    #[serde(default)]
+    pub tokenizer: Option<PathBuf>,
     /// What stands before a query.
     #[serde(default)]
     pub query_prefix: Option<String>,
@@ -173,13 +178,17 @@ impl OpenAiConfig {
         })
     }
 
-    fn prefix_faults(&self) -> Vec<(&'static str, String, &'static str)> {
+    /// Prefixes that leave texts too few tokens of their own.
+    pub(super) fn prefix_faults(
+        &self,
+        count: impl Fn(&str) -> usize,
+    ) -> Vec<(&'static str, String, &'static str)> {
         let prefixes = [
             ("query_prefix", self.query()),
             ("passage_prefix", self.passage()),
         ];
         let long = prefixes.into_iter().filter_map(|(field, prefix)| {
-            let tokens = EstimatedTokens.count(prefix);
+            let tokens = count(prefix);
             // Half of a text's tokens are its own.
             (tokens * 2 > self.max_tokens).then(|| {
                 let fact = format!(
@@ -197,7 +206,11 @@ impl EmbedderConfig for OpenAiConfig {
     const MODEL: &'static str = "openai";
 
     fn check(&self) -> Vec<ComponentError> {
-        let mut faults = self.prefix_faults();
+        // With a tokenizer they are counted when that is read.
+        let mut faults = match self.tokenizer {
+            Some(_) => Vec::new(),
+            None => self.prefix_faults(|prefix| EstimatedTokens.count(prefix)),
+        };
         faults.extend(self.url_fault());
         faults.extend(self.key_fault());
         if self.name.trim().is_empty() {
@@ -227,11 +240,13 @@ impl EmbedderConfig for OpenAiConfig {
 
     fn open(&self, context: &OpenContext) -> Result<Arc<dyn Embedder>, ComponentError> {
         let client = Client::new(self, context)?;
-        Ok(Arc::new(RemoteEmbedder::open(self, client)?))
+        let tokens = Tokens::open(self, context)?;
+        Ok(Arc::new(RemoteEmbedder::open(self, client, tokens)?))
     }
 
     fn locate(&self, context: &OpenContext) -> Result<String, ComponentError> {
         let client = Client::new(self, context)?;
+        Tokens::open(self, context)?;
         let dimension =
             super::embedder::ask_dimension(self, &client).map_err(|away| away.error())?;
         Ok(format!(
@@ -281,6 +296,11 @@ mod tests {
             (
                 json!({"passage_prefix": "word ".repeat(300)}),
                 Some("passage_prefix"),
+            ),
+            // What that counts is known when the file is read.
+            (
+                json!({"passage_prefix": "word ".repeat(300), "tokenizer": "tokenizer.json"}),
+                None,
             ),
             (json!({"timeout": "0s"}), Some("timeout")),
             (json!({"ca": "ca.pem"}), Some("ca")),

@@ -18,7 +18,7 @@ use super::config::OpenAiConfig;
 use super::kept::Kept;
 use super::pace::{PAUSE_MAX, before_repetition};
 use super::telemetry;
-use super::tokens::{EstimatedTokens, cut};
+use super::tokenizer::Tokens;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vectide_model::{
@@ -47,6 +47,7 @@ const BULK_CALL_MAX: Duration = Duration::from_secs(30);
 pub(super) struct RemoteEmbedder {
     identity: ModelIdentity,
     client: Client,
+    tokens: Tokens,
     breaker: Breaker,
     /// Of calls with chunks: nobody comes again with a query.
     kept: Kept,
@@ -140,7 +141,11 @@ fn expected(config: &OpenAiConfig, found: usize) -> Result<usize, Away> {
 
 impl RemoteEmbedder {
     /// Asks the service once. It may be away where the dimensions are known.
-    pub(super) fn open(config: &OpenAiConfig, client: Client) -> Result<Self, ComponentError> {
+    pub(super) fn open(
+        config: &OpenAiConfig,
+        client: Client,
+        tokens: Tokens,
+    ) -> Result<Self, ComponentError> {
         if config.is_key_readable() {
             tracing::warn!(
                 url = config.url,
@@ -160,8 +165,9 @@ impl RemoteEmbedder {
             (Err(away), _) => return Err(away.error()),
         };
         Ok(Self {
-            identity: identity(config, dimension),
+            identity: identity(config, &tokens, dimension),
             client,
+            tokens,
             breaker: Breaker::new(),
             kept: Kept::new(),
             config: config.clone(),
@@ -174,13 +180,11 @@ impl RemoteEmbedder {
             Lane::Query => self.config.query(),
             Lane::Bulk => self.config.passage(),
         };
-        let prefix_tokens = EstimatedTokens.count(prefix);
-        let tokens_max = self.config.max_tokens.saturating_sub(prefix_tokens);
-        let prepare = |text: &&str| {
-            let text = cut(text, tokens_max);
-            (!text.trim().is_empty()).then(|| format!("{prefix}{text}"))
-        };
-        texts.iter().map(prepare).collect()
+        let max_tokens = self.config.max_tokens;
+        let texts = texts.iter();
+        texts
+            .map(|text| self.tokens.prepared(prefix, text, max_tokens))
+            .collect()
     }
 
     /// Chunks' vectors: those that a call before this one brought are not asked for again, and those of this call
@@ -387,7 +391,7 @@ impl RemoteEmbedder {
 
 /// The service's address and key are not in the fingerprint: a model that moves to another host or is asked
 /// for with another key is the same, and nothing is embedded again.
-fn identity(config: &OpenAiConfig, dimension: usize) -> ModelIdentity {
+fn identity(config: &OpenAiConfig, counted: &Tokens, dimension: usize) -> ModelIdentity {
     let prefix = match config.passage() {
         "" => String::new(),
         prefix => format!("-{:016x}", stable_hash(prefix.as_bytes())),
@@ -395,9 +399,12 @@ fn identity(config: &OpenAiConfig, dimension: usize) -> ModelIdentity {
     let (name, tokens) = (&config.name, config.max_tokens);
     ModelIdentity {
         name: name.clone(),
-        fingerprint: format!("{ALGORITHM_VERSION}-{name}-{dimension}-{tokens}{prefix}"),
+        fingerprint: format!(
+            "{ALGORITHM_VERSION}-{name}-{dimension}-{tokens}{prefix}{}",
+            counted.fingerprint()
+        ),
         dimension,
-        tokens_max: tokens.saturating_sub(EstimatedTokens.count(config.passage())),
+        tokens_max: counted.tokens_max(config),
         device: format!("service at {}", config.host()),
     }
 }
@@ -424,7 +431,7 @@ impl Embedder for RemoteEmbedder {
     }
 
     fn token_counter(&self) -> Arc<dyn TokenCounter> {
-        Arc::new(EstimatedTokens)
+        self.tokens.counter()
     }
 
     fn bulk_threads(&self) -> usize {

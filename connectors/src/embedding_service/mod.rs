@@ -13,6 +13,7 @@ mod kept;
 mod pace;
 mod retry_after;
 mod telemetry;
+mod tokenizer;
 mod tokens;
 mod wire;
 

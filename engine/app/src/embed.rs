@@ -13,7 +13,7 @@ use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
-use vectide_model::{Embedder, Lane, OpenContext, TokenCounter};
+use vectide_model::{Embedder, Lane, TokenCounter};
 
 /// Texts of a call: as many as fill the embedder's batches.
 pub(crate) const TEXTS_PER_CALL: usize = 32;
@@ -99,7 +99,7 @@ pub fn embed(job: &Job) -> Result<(), Failure> {
 /// Opens the model of that name with the rest of what `embed` of a configuration would say.
 pub(crate) fn open(model: &str, options: serde_json::Value) -> Result<Arc<dyn Embedder>, Failure> {
     let registry = registry();
-    let context = OpenContext::in_folder(".").with_accelerator(registry.accelerator.clone());
+    let context = registry.context(".");
     let config = registry.embedder(model, options);
     let opened = config.and_then(|config| config.open(&context));
     opened.map_err(|error| {

@@ -14,7 +14,7 @@ use vectide_engine::{
     ChunkerType, DeadLetterSinkType, EmbedderType, IndexType, Registry, SourceType,
 };
 use vectide_faiss::{FaissFactory, FaissOptions, Quantization};
-use vectide_onnx::OnnxConfig;
+use vectide_onnx::{OnnxConfig, Tokenizers};
 use vectide_operators::chunk::{StructuredConfig, WholeConfig};
 
 /// The components of this program.
@@ -38,6 +38,7 @@ pub fn registry() -> Registry {
             EmbedderType::of::<OpenAiConfig>(),
         ],
         accelerator: Arc::new(Gpus),
+        tokenizers: Arc::new(Tokenizers),
         dead_letter_sinks: vec![
             DeadLetterSinkType::of::<DirectoryConfig>(),
             DeadLetterSinkType::of::<TopicConfig>(),

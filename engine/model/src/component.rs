@@ -4,7 +4,8 @@
 //! the registry of the binary names the struct. Nothing else has to know it.
 
 use crate::{
-    Accelerator, Change, Chunker, DeadLetter, Embedder, NoBackend, Partition, Source, TokenCounter,
+    Accelerator, Change, Chunker, DeadLetter, Embedder, NoBackend, NoTokenizerReader, Partition,
+    Source, TokenCounter, TokenizerReader,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -42,14 +43,17 @@ pub struct OpenContext {
     pub config_dir: PathBuf,
     /// What may compute in the processor's place.
     pub accelerator: Arc<dyn Accelerator>,
+    /// What counts the tokens of models that are computed elsewhere.
+    pub tokenizers: Arc<dyn TokenizerReader>,
 }
 
 impl OpenContext {
-    /// Components of a configuration in that folder, in a program without an accelerator.
+    /// Components of a configuration in that folder, in a program without an accelerator and tokenizers.
     pub fn in_folder(config_dir: impl Into<PathBuf>) -> Self {
         Self {
             config_dir: config_dir.into(),
             accelerator: Arc::new(NoBackend),
+            tokenizers: Arc::new(NoTokenizerReader),
         }
     }
 
@@ -59,6 +63,11 @@ impl OpenContext {
             accelerator,
             ..self
         }
+    }
+
+    /// The same in a program that reads tokenizers.
+    pub fn with_tokenizers(self, tokenizers: Arc<dyn TokenizerReader>) -> Self {
+        Self { tokenizers, ..self }
     }
 }
 

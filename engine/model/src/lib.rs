@@ -21,6 +21,7 @@ mod source;
 mod stop;
 mod store;
 mod terms;
+mod tokenizer;
 mod units;
 
 pub use accelerator::{
@@ -63,6 +64,7 @@ pub use store::{
 };
 
 pub use terms::{Bm25, Term, TermMatches, TermStatistics, Terms};
+pub use tokenizer::{CountingTokenizer, NoTokenizer, NoTokenizerReader, TokenizerReader};
 pub use units::{ByteSize, HumanDuration, UnitError};
 
 /// The timestamp of the dataflow: a closed batch of changes, visible or invisible as a whole.

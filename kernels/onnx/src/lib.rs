@@ -15,5 +15,7 @@ pub mod onnx;
 mod sessions;
 mod signature;
 mod texts;
+mod tokenizers;
 
 pub use onnx::{OnnxConfig, locate, open};
+pub use tokenizers::Tokenizers;
