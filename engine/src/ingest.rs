@@ -2,7 +2,9 @@
 //!
 //! Every source runs on a thread of its own behind a bounded channel. One thread takes from them in
 //! turns and closes an epoch when the one before it is committed (an idle system answers at once) or
-//! when it is full (a busy one groups).
+//! when it is full (a busy one groups). Where room is short it takes nothing from the sources, and goes on
+//! closing epochs: what was taken is to be committed, and a shard that has merged gives room back only when
+//! an epoch takes that in.
 //!
 //! Invariant: a transaction of a source never straddles two epochs; an epoch's positions say exactly
 //! which changes are in it and the ones before it; at most [`EPOCHS_IN_FLIGHT_MAX`] are on their way.
@@ -36,8 +38,9 @@ pub(crate) const SOURCE_QUEUE_BATCHES: usize = 4;
 /// How often the thread looks around when nothing wakes it.
 const IDLE_WAIT: Duration = Duration::from_millis(50);
 
-/// How often it is looked whether there is room again.
-const SHORTAGE_WAIT: Duration = Duration::from_millis(250);
+/// How long there must be nothing to be done before a run that waits for nobody gives up for want of room:
+/// longer than it takes until the folder is measured without the files that the last commit removed.
+const SHORTAGE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Why no more is read.
 #[derive(Debug)]
@@ -267,6 +270,7 @@ pub(crate) fn run(ports: IngestPorts, first: Epoch, resumed: Resumed) -> Result<
         resumed,
         next: first,
         closed_at: None,
+        stuck_since: None,
         turn: 0,
     }
     .run()
@@ -282,6 +286,8 @@ struct Ingest {
     next: Epoch,
     /// When the one before it was closed.
     closed_at: Option<Instant>,
+    /// Since when room is short and nothing is under way that may give some back.
+    stuck_since: Option<Instant>,
     /// Whose turn it is.
     turn: usize,
 }
@@ -292,23 +298,24 @@ impl Ingest {
             if self.ports.stop.is_stopped() || self.is_over() {
                 break Ok(());
             }
-            if let Some(shortage) = self.ports.room.shortage() {
-                if self.ports.mode == ReadMode::UntilCaughtUp {
-                    break Err(IngestEnd::NoRoom(shortage));
-                }
-                self.ports.stop.wait(SHORTAGE_WAIT);
-                continue;
-            }
-            if let Err(error) = self.fill() {
+            let shortage = self.ports.room.shortage();
+            let is_short = shortage.is_some();
+            if !is_short && let Err(error) = self.fill() {
                 break Err(error.into());
             }
             self.open.moved |= self.ports.steering.take_due();
-            self.open.moved = self.open.moved || self.have_shards_news();
+            self.open.moved = self.open.moved || self.have_shards_news(is_short);
             self.note_caught_up();
             if self.open.moved && self.may_close() {
                 self.close();
-            } else if !self.is_over() {
-                self.wait();
+                continue;
+            }
+            let is_stuck = self.is_stuck(is_short);
+            if let Some(shortage) = shortage.filter(|_| is_stuck) {
+                break Err(IngestEnd::NoRoom(shortage));
+            }
+            if !self.is_over() {
+                self.wait(is_short);
             }
         };
         let wake = self.wake;
@@ -319,14 +326,31 @@ impl Ingest {
     }
 
     /// Whether an epoch is worth closing for the shards alone. A run that ends with its sources leaves that
-    /// to the next one.
-    fn have_shards_news(&self) -> bool {
-        self.ports.mode != ReadMode::UntilCaughtUp && (self.ports.have_shards_news)()
+    /// to the next one, unless it may give room.
+    fn have_shards_news(&self, is_short: bool) -> bool {
+        let is_wanted = is_short || self.ports.mode != ReadMode::UntilCaughtUp;
+        is_wanted && (self.ports.have_shards_news)()
+    }
+
+    /// Whether a run that waits for nobody to make room has waited for all that it can do itself.
+    fn is_stuck(&mut self, is_short: bool) -> bool {
+        let is_idle = is_short && !self.open.moved && self.in_flight() == 0;
+        if !is_idle || self.ports.mode != ReadMode::UntilCaughtUp {
+            self.stuck_since = None;
+            return false;
+        }
+        let since = *self.stuck_since.get_or_insert_with(Instant::now);
+        since.elapsed() >= SHORTAGE_PATIENCE
+    }
+
+    /// Epochs that are closed and not committed.
+    fn in_flight(&self) -> u64 {
+        self.next - 1 - (self.ports.committed_epoch)()
     }
 
     /// Whether the epochs before the open one leave room for it, and it is due.
     fn may_close(&self) -> bool {
-        let in_flight = self.next - 1 - (self.ports.committed_epoch)();
+        let in_flight = self.in_flight();
         if self.full() {
             return in_flight < EPOCHS_IN_FLIGHT_MAX && (self.ports.have_batchers_room)();
         }
@@ -491,11 +515,12 @@ impl Ingest {
         let _ = self.wake.activate();
     }
 
-    /// Sleeps until a source has something for an epoch with room, or a commit is done.
-    fn wait(&self) {
+    /// Sleeps until a source has something for an epoch with room, or a commit is done. While room is short
+    /// it does not matter what the sources have.
+    fn wait(&self, is_short: bool) {
         let mut select = Select::new();
         select.recv(&self.ports.committed);
-        if !self.full() {
+        if !is_short && !self.full() {
             for lane in self.lanes.iter().filter(|lane| !lane.ended) {
                 select.recv(&lane.events);
             }
@@ -506,3 +531,6 @@ impl Ingest {
         while self.ports.committed.try_recv().is_ok() {}
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -77,6 +77,17 @@ pub(crate) struct Steering {
 }
 
 impl Steering {
+    /// One that nothing follows.
+    #[cfg(test)]
+    pub(crate) fn idle() -> Self {
+        Self {
+            shadows: bounded(1).0,
+            asked: AtomicU64::new(0),
+            wanted: Mutex::default(),
+            is_due: AtomicBool::new(false),
+        }
+    }
+
     /// Takes a query that is answered from `published`, now and then.
     pub(crate) fn offer(
         &self,
