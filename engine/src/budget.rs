@@ -21,9 +21,10 @@ pub struct CommitConfig {
     /// an epoch is closed as soon as the commit before is done: an idle system answers a change at
     /// once, a busy one groups what came while the disk synced. More saves syncs and costs freshness.
     pub interval: HumanDuration,
-    /// Changes after which an epoch is full.
+    /// Changes and dead letters after which an epoch is full.
     pub rows: NonZeroUsize,
-    /// Bytes of changes after which an epoch is full. What embedding costs may close it sooner.
+    /// Bytes of changes, or of dead letters, after which an epoch is full. What embedding costs may close
+    /// it sooner.
     pub bytes: ByteSize,
 }
 

@@ -105,6 +105,21 @@ impl SettledLetters {
         self.gone.extend(other.gone);
         self.rewritten.extend(other.rewritten);
     }
+
+    fn len(&self) -> usize {
+        self.gone.len() + self.rewritten.len()
+    }
+
+    fn bytes(&self) -> u64 {
+        let rewritten = self.rewritten.iter().map(|kept| letter_bytes(&kept.letter));
+        (self.gone.len() * size_of::<u64>()) as u64 + rewritten.sum::<u64>()
+    }
+}
+
+fn letter_bytes(letter: &DeadLetter) -> u64 {
+    let key = letter.key.as_ref().map_or(0, |key| key.len());
+    let raw_key = letter.raw_key.as_ref().map_or(0, Vec::len);
+    (key + letter.detail.len() + letter.raw.len() + raw_key) as u64
 }
 
 /// Where reading goes on.
@@ -200,13 +215,25 @@ impl Rest {
     }
 }
 
+/// What an epoch may hold; a batch that is not divisible goes into one whatever it holds.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// Changes and letters.
+    rows: usize,
+    budget_bytes: u64,
+    letter_bytes: u64,
+}
+
 /// The epoch that is being filled.
 struct Open {
     changes: Vec<SourcedChange>,
     dead_letters: Vec<DeadLetter>,
     settled: SettledLetters,
     changed_at: Vec<SystemTime>,
+    /// Of the changes alone: what an epoch costs is reckoned by them.
     bytes: u64,
+    /// Of dead letters and settled ones, which cost memory as well.
+    letter_bytes: u64,
     source_records: Vec<u64>,
     moved: bool,
 }
@@ -219,13 +246,31 @@ impl Open {
             settled: SettledLetters::default(),
             changed_at: Vec::new(),
             bytes: 0,
+            letter_bytes: 0,
             source_records: vec![0; sources],
             moved: false,
         }
     }
 
-    fn is_full(&self, budget_bytes: u64, rows: usize) -> bool {
-        self.bytes >= budget_bytes || self.changes.len() >= rows
+    fn is_full(&self, limits: Limits) -> bool {
+        let rows = self.changes.len() + self.dead_letters.len() + self.settled.len();
+        self.bytes >= limits.budget_bytes
+            || self.letter_bytes >= limits.letter_bytes
+            || rows >= limits.rows
+    }
+
+    fn push_letters(&mut self, letters: impl IntoIterator<Item = DeadLetter>) {
+        for letter in letters {
+            self.letter_bytes += letter_bytes(&letter);
+            self.dead_letters.push(letter);
+            self.moved = true;
+        }
+    }
+
+    fn settle(&mut self, settled: SettledLetters) {
+        self.moved |= !settled.is_empty();
+        self.letter_bytes += settled.bytes();
+        self.settled.extend(settled);
     }
 
     fn push(&mut self, source: PlanIndex, change: Change, restates: bool) {
@@ -372,8 +417,15 @@ impl Ingest {
     }
 
     fn full(&self) -> bool {
-        let rows = self.ports.commit.rows.get();
-        self.open.is_full(self.ports.budget.bytes(), rows)
+        self.open.is_full(self.limits())
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            rows: self.ports.commit.rows.get(),
+            budget_bytes: self.ports.budget.bytes(),
+            letter_bytes: self.ports.commit.bytes.as_bytes(),
+        }
     }
 
     /// Takes from the sources in turns until the epoch is full or none has anything.
@@ -425,9 +477,8 @@ impl Ingest {
             keeps_positions,
             settled,
         } = delivery;
-        self.open.moved |= !batch.dead_letters.is_empty() || !settled.is_empty();
-        self.open.dead_letters.extend(batch.dead_letters);
-        self.open.settled.extend(settled);
+        self.open.push_letters(batch.dead_letters);
+        self.open.settle(settled);
         if !batch.fingerprints.is_empty() {
             let held = self.resumed.fingerprints.entry(lane.name.clone());
             held.or_default().extend(batch.fingerprints);
@@ -448,7 +499,7 @@ impl Ingest {
     }
 
     fn take_changes(&mut self, at: usize) {
-        let (bytes, rows) = (self.ports.budget.bytes(), self.ports.commit.rows.get());
+        let limits = self.limits();
         let lane = &mut self.lanes[at];
         let Some(rest) = lane.rest.as_mut() else {
             return;
@@ -459,7 +510,7 @@ impl Ingest {
             usize::MAX
         };
         let mut taken = 0;
-        while taken < limit && !(rest.divisible && self.open.is_full(bytes, rows)) {
+        while taken < limit && !(rest.divisible && self.open.is_full(limits)) {
             let Some(change) = rest.changes.next() else {
                 break;
             };

@@ -2,12 +2,13 @@
 
 use super::*;
 use crate::room::RoomLimits;
-use crossbeam_channel::{RecvTimeoutError, bounded, unbounded};
+use crossbeam_channel::{RecvTimeoutError, SendTimeoutError, bounded, unbounded};
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 use timely::scheduling::Activations;
-use vectide_model::{ByteSize, Position};
+use vectide_model::{ByteSize, DeadLetterReason, Position};
 
 const MIB: usize = 1024 * 1024;
 
@@ -153,6 +154,11 @@ fn change(offset: u64) -> Change {
     }
 }
 
+fn letter(partition: &str, offset: u64, bytes: usize) -> DeadLetter {
+    let (reason, raw) = (DeadLetterReason::Undecodable, vec![b'x'; bytes]);
+    DeadLetter::new(reason, position(partition, offset), None, "bad", &raw)
+}
+
 /// Changes at these offsets.
 fn changes(offsets: Range<u64>) -> SourceBatch {
     SourceBatch {
@@ -206,5 +212,44 @@ fn changes_that_were_taken_are_committed_while_room_is_short() {
         } else {
             assert!(matches!(started.end(), Err(IngestEnd::NoRoom(_))));
         }
+    }
+}
+
+/// Letters did not fill an epoch, so with one in flight all of a source's letters went into the next one.
+#[test]
+fn letters_fill_an_epoch_by_number_and_bytes() {
+    let commit = |rows: usize, bytes: u64| CommitConfig {
+        rows: NonZeroUsize::new(rows).unwrap(),
+        bytes: ByteSize::from_bytes(bytes),
+        ..CommitConfig::default()
+    };
+    for commit in [commit(10, 1 << 30), commit(5_000, 10_000)] {
+        let mut bench = Bench::new(ReadMode::Follow);
+        bench.commit = commit;
+        let started = bench.start();
+        let mut sent = 0;
+        while sent < 100 {
+            let letters = SourceBatch {
+                dead_letters: (0..5)
+                    .map(|at| letter("log", sent * 5 + at, 1_000))
+                    .collect(),
+                positions: BTreeMap::from([("log".into(), sent * 5 + 5)]),
+                divisible: true,
+                ..SourceBatch::default()
+            };
+            let event = SourceEvent::Batch(letters.into());
+            match started.events.send_timeout(event, QUIET) {
+                Ok(()) => sent += 1,
+                Err(SendTimeoutError::Timeout(_)) => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        // Two batches in each epoch in flight and in the open one, and what waits.
+        let sent_max = (EPOCHS_IN_FLIGHT_MAX + 1) * 2 + SOURCE_QUEUE_BATCHES as u64;
+        assert!(sent <= sent_max, "{sent} batches with {commit:?}");
+        // What letters cost says nothing of what changes do.
+        assert!(started.metas.try_iter().all(|meta| meta.input_bytes == 0));
+        started.bench.stop.stop();
+        started.end().unwrap();
     }
 }
