@@ -151,6 +151,41 @@ fn letters_survive_kills() {
     assert_eq!(written.keys().copied().collect::<BTreeSet<_>>(), in_state);
 }
 
+/// Letters behind the place where an epoch was full came once more with each start from there.
+#[test]
+fn a_letter_is_kept_once_wherever_epochs_end() {
+    const LINES: usize = 6_000;
+    let directory = tempfile::tempdir().unwrap();
+    let more = "dead_letters: {dir: ./dead, max_file: 16KiB}\ncommit: {rows: 30}";
+    let config = write_config(directory.path(), "p", &source("id"), more);
+    let line = |number: usize| match number % 2 {
+        0 => format!(r#"{{"id":"{number}","op":"c","text":"page {number}"}}"#),
+        _ => format!("bad line {number}"),
+    };
+    let log: Vec<String> = (0..LINES).map(line).collect();
+    let log: Vec<&str> = log.iter().map(String::as_str).collect();
+    append(directory.path(), &log);
+    let dead = directory.path().join("dead");
+    let files = || std::fs::read_dir(&dead).map_or(0, Iterator::count);
+    for round in 1..5 {
+        let mut command = vectide(&["run", "--until-caught-up"]);
+        let command = command.arg(&config).stdout(Stdio::null());
+        let mut child = command.env("VECTIDE_LOG", "off").spawn().unwrap();
+        while child.try_wait().unwrap().is_none() && files() < round * 8 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    run_to_end(&config);
+    let letters = list(&config, &[]);
+    let places: BTreeSet<u64> = letters
+        .iter()
+        .map(|it| it["offset"].as_u64().unwrap())
+        .collect();
+    assert_eq!((letters.len(), places.len()), (LINES / 2, LINES / 2));
+}
+
 /// A log with letters of several kinds: what has `uid` instead of `id` is missing its key until the
 /// configuration is put right.
 fn mixed(directory: &Path) -> PathBuf {

@@ -194,6 +194,8 @@ struct Lane {
 struct Rest {
     changes: std::vec::IntoIter<Change>,
     restates: std::vec::IntoIter<bool>,
+    /// Those that no epoch has yet.
+    dead_letters: Vec<DeadLetter>,
     positions: BTreeMap<Arc<str>, u64>,
     keeps_positions: bool,
     divisible: bool,
@@ -212,6 +214,27 @@ impl Rest {
             held.insert(change.position.partition.clone(), change.position.offset);
         }
         moved
+    }
+
+    /// The letters that will not be read again where reading goes on: those before the first change left
+    /// in their partition.
+    fn take_letters(&mut self) -> Vec<DeadLetter> {
+        let left = self.changes.as_slice();
+        if left.is_empty() || self.dead_letters.is_empty() {
+            return std::mem::take(&mut self.dead_letters);
+        }
+        let mut resumes_at = BTreeMap::new();
+        for Change { position, .. } in left.iter().rev() {
+            resumes_at.insert(&*position.partition, position.offset);
+        }
+        let is_read_again = |letter: &DeadLetter| {
+            let resumed = resumes_at.get(&*letter.position.partition);
+            resumed.is_some_and(|offset| letter.position.offset >= *offset)
+        };
+        let letters = std::mem::take(&mut self.dead_letters);
+        let (later, now) = letters.into_iter().partition(is_read_again);
+        self.dead_letters = later;
+        now
     }
 }
 
@@ -468,7 +491,7 @@ impl Ingest {
         Ok(true)
     }
 
-    /// Begins to take a batch: what is not a change belongs to the epoch that is open.
+    /// Begins to take a batch: what stands at no position belongs to the epoch that is open.
     fn begin(&mut self, at: usize, delivery: Delivery) {
         let lane = &mut self.lanes[at];
         let Delivery {
@@ -477,7 +500,6 @@ impl Ingest {
             keeps_positions,
             settled,
         } = delivery;
-        self.open.push_letters(batch.dead_letters);
         self.open.settle(settled);
         if !batch.fingerprints.is_empty() {
             let held = self.resumed.fingerprints.entry(lane.name.clone());
@@ -486,6 +508,7 @@ impl Ingest {
         lane.rest = Some(Rest {
             changes: batch.changes.into_iter(),
             restates: restates.into_iter(),
+            dead_letters: batch.dead_letters,
             positions: batch.positions,
             keeps_positions,
             divisible: batch.divisible,
@@ -518,6 +541,7 @@ impl Ingest {
             self.open.push(lane.source, change, restates);
             taken += 1;
         }
+        self.open.push_letters(rest.take_letters());
         if !rest.keeps_positions {
             let positions = self.resumed.positions.entry(lane.name.clone());
             self.open.moved |= rest.move_positions(positions.or_default());

@@ -253,3 +253,48 @@ fn letters_fill_an_epoch_by_number_and_bytes() {
         started.end().unwrap();
     }
 }
+
+/// All letters of a batch went into the epoch that it began in. Where that was full within the batch, reading
+/// resumed at the first change left, and the letters behind it were read again.
+#[test]
+fn letters_of_a_cut_batch_go_with_the_changes_around_them() {
+    let mut bench = Bench::new(ReadMode::Follow);
+    bench.commit.rows = NonZeroUsize::new(10).unwrap();
+    let started = bench.start();
+    let (odd, even) = ((0..60).filter(|at| at % 2 == 1), (0..60).step_by(2));
+    let elsewhere = [letter("other", 7, 10)];
+    started.send(SourceBatch {
+        changes: even.map(change).collect(),
+        dead_letters: odd
+            .map(|at| letter("log", at, 10))
+            .chain(elsewhere)
+            .collect(),
+        positions: BTreeMap::from([("log".into(), 60), ("other".into(), 8)]),
+        divisible: true,
+        ..SourceBatch::default()
+    });
+    let (mut seen, mut epochs) = (BTreeSet::new(), 0);
+    loop {
+        let meta = started.next();
+        started.commit(meta.epoch);
+        epochs += 1;
+        for DeadLetter { position, .. } in meta.dead_letters {
+            let place = (position.partition, position.offset);
+            assert!(seen.insert(place.clone()), "{place:?} twice");
+        }
+        let after = &meta.positions["pages"];
+        let before = |at: &u64| at % 2 == 1 && *at < after["log"];
+        let mut expected: BTreeSet<(Arc<str>, u64)> = (0..60)
+            .filter(before)
+            .map(|at| ("log".into(), at))
+            .collect();
+        expected.insert(("other".into(), 7));
+        assert_eq!(seen, expected, "before {after:?}");
+        if after["log"] == 60 {
+            break;
+        }
+    }
+    assert!(epochs > 2, "the batch was not cut");
+    started.bench.stop.stop();
+    started.end().unwrap();
+}
