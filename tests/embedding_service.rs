@@ -2,12 +2,13 @@
 //! lost, a stop does not wait for the service, and one Vectide serves another.
 
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 use vectide_connectors::testing::{EmbeddingService, Reply};
 use vectide_model::Lane;
 use vectide_tests::{
-    Running, ScriptedPipeline, call, edit, expect_sound, export, free_port, texts, vectide,
-    write_config,
+    Running, ScriptedPipeline, call, edit, expect_sound, export, free_port, run_to_end, signal,
+    texts, vectide, write_config,
 };
 
 /// What no output may hold.
@@ -95,6 +96,36 @@ fn a_run_that_ends_by_itself_waits_for_an_outage_that_outlives_its_sources() {
     assert_eq!(texts(&config).len(), 20);
     assert!(export(&config, "dead-letters").is_empty());
     expect_sound(&config, "after the outage");
+}
+
+/// All of it was read, and nothing committed: that is not caught up either.
+#[test]
+fn a_run_that_is_stopped_in_an_outage_is_not_caught_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let service = service();
+    let config = pipeline(directory.path(), &service.url(), free_port());
+    edit(&config, ", follow: true", "");
+    write(directory.path(), "log", 0..20);
+    service.script(|_| Reply::Http(503, "", "not now".into()));
+    let mut command = vectide(&["run", "--until-caught-up"]);
+    let command = command.arg(&config).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    let end = Instant::now() + PATIENCE;
+    while service.asked().len() < 4 {
+        assert!(Instant::now() < end);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    signal("-TERM", &child.id().to_string());
+    let output = child.wait_with_output().unwrap();
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{complaints}");
+    assert!(
+        complaints.contains("stopped before it was caught up"),
+        "{complaints}"
+    );
+    service.recover();
+    run_to_end(&config);
+    assert_eq!(texts(&config).len(), 20);
 }
 
 #[test]

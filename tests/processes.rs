@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use vectide_tests::{
-    Random, Running, append, can_trace, expect_sound, free_port, is_torture, run_to_end, signal,
-    vectide, vectide_binary, write_config,
+    Random, Running, append, can_trace, edit, expect_sound, free_port, is_torture, run_to_end,
+    signal, vectide, vectide_binary, write_config,
 };
 
 const RACES: usize = 20;
@@ -40,6 +40,34 @@ fn start(config: &Path) -> Child {
     let mut command = vectide(&["run", "--until-caught-up"]);
     let command = command.arg(config).stdout(Stdio::piped());
     command.stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// It ended like one that had read everything, with a report and the status 0.
+#[test]
+fn a_run_that_is_stopped_before_it_is_caught_up_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let lines: String = (0..5_000).map(|id| line(id, 1)).collect();
+    fs::write(directory.path().join("pages.jsonl"), lines).unwrap();
+    let config = config(directory.path(), "pipeline", 0);
+    edit(&config, "server:", "commit: {rows: 10}\nserver:");
+    let mut child = start(&config);
+    let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
+    // From then on it listens to signals.
+    assert!(told.any(|line| line.unwrap().contains("serving on")));
+    while !directory.path().join("state/last-commit").exists() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    signal("-TERM", &child.id().to_string());
+    let output = child.wait_with_output().unwrap();
+    let complaints: String = told.map_while(Result::ok).collect();
+    assert_eq!(output.status.code(), Some(1), "{complaints}");
+    assert!(
+        complaints.contains("stopped before it was caught up"),
+        "{complaints}"
+    );
+    assert!(output.stdout.is_empty(), "no report: {output:?}");
+    expect_sound(&config, "after the stop");
+    assert_eq!(run_to_end(&config)["documents"], 5_000);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
-use vectide_engine::{ExportKind, Pipeline, StartOptions, export};
+use vectide_engine::{ExportKind, Pipeline, PipelineError, StartOptions, export};
 use vectide_model::ReadMode;
 use vectide_tests::{
     Changes, Running, Script, ScriptedPipeline, call, free_port, run_to_end, vectide, write_config,
@@ -262,7 +262,8 @@ proptest! {
             let stopped = Pipeline::start_with(plan, asked_for()).unwrap();
             std::thread::sleep(Duration::from_millis(stop_after));
             stopped.stop_signal().stop();
-            stopped.join().unwrap();
+            let ended = stopped.join();
+            prop_assert!(matches!(ended, Ok(_) | Err(PipelineError::Stopped)), "{ended:?}");
             is_asked_for = true;
         }
         // A stop in the middle is not forgotten: the next start need not be told. One that came

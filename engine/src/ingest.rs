@@ -48,6 +48,8 @@ pub(crate) enum IngestEnd {
     Source(SourceError),
     /// There is no room, and nobody waits for some.
     NoRoom(String),
+    /// What was to be read to its end was stopped before.
+    Stopped,
 }
 
 impl From<SourceError> for IngestEnd {
@@ -188,6 +190,8 @@ struct Lane {
     rest: Option<Rest>,
     caught_up: bool,
     ended: bool,
+    /// It ended because it was told to, for all that is known.
+    is_cut_short: bool,
 }
 
 /// A batch from which changes are being taken.
@@ -310,8 +314,9 @@ impl Open {
     }
 }
 
-/// Runs until all sources have ended, one fails, or the stop signal is set.
-pub(crate) fn run(ports: IngestPorts, first: Epoch, resumed: Resumed) -> Result<(), IngestEnd> {
+/// Runs until all sources have ended, one fails, or the stop signal is set. Gives the epoch that has to be
+/// committed for the run to have done what it was for: none where it follows its sources.
+pub(crate) fn run(ports: IngestPorts, first: Epoch, resumed: Resumed) -> Result<Epoch, IngestEnd> {
     let lanes = ports
         .sources
         .iter()
@@ -323,12 +328,13 @@ pub(crate) fn run(ports: IngestPorts, first: Epoch, resumed: Resumed) -> Result<
             rest: None,
             caught_up: false,
             ended: false,
+            is_cut_short: false,
         })
         .collect();
     let open = Open::new(ports.sources.len());
     // The source operator sends its waker when the dataflow is built; without one there is none.
     let Ok(wake) = ports.wake.recv() else {
-        return Ok(());
+        return Ok(0);
     };
     Ingest {
         ports,
@@ -361,10 +367,16 @@ struct Ingest {
 }
 
 impl Ingest {
-    fn run(mut self) -> Result<(), IngestEnd> {
+    fn run(mut self) -> Result<Epoch, IngestEnd> {
         let result = loop {
-            if self.ports.stop.is_stopped() || self.is_over() {
-                break Ok(());
+            if self.is_over() {
+                break Ok(self.next - 1);
+            }
+            if self.ports.stop.is_stopped() {
+                break match self.ports.mode {
+                    ReadMode::UntilCaughtUp => Err(IngestEnd::Stopped),
+                    ReadMode::Follow => Ok(0),
+                };
             }
             let shortage = self.ports.room.shortage();
             let is_short = shortage.is_some();
@@ -436,7 +448,10 @@ impl Ingest {
     fn is_over(&self) -> bool {
         self.ports.mode == ReadMode::UntilCaughtUp
             && !self.open.moved
-            && self.lanes.iter().all(|lane| lane.ended)
+            && self
+                .lanes
+                .iter()
+                .all(|lane| lane.ended && !lane.is_cut_short)
     }
 
     fn full(&self) -> bool {
@@ -477,11 +492,15 @@ impl Ingest {
                     return Ok(true);
                 }
                 Ok(SourceEvent::Ended(result)) => {
+                    // A source that is stopped ends like one that has read everything, but says before
+                    // that it did.
+                    lane.is_cut_short = !lane.caught_up && self.ports.stop.is_stopped();
                     (lane.ended, lane.caught_up) = (true, true);
                     return result.map(|()| true);
                 }
                 Err(TryRecvError::Empty) => return Ok(false),
                 Err(TryRecvError::Disconnected) => {
+                    lane.is_cut_short |= !lane.ended && self.ports.stop.is_stopped();
                     lane.ended = true;
                     return Ok(false);
                 }

@@ -67,6 +67,11 @@ pub enum PipelineError {
     /// The disk is short of room, and nothing waits for it.
     #[error("{0}")]
     NoRoom(String),
+    /// It was to read until it is caught up, and was stopped before.
+    #[error(
+        "stopped before it was caught up\nhint: what was committed is intact: run it again, and it goes on"
+    )]
+    Stopped,
     /// Dead letters could not be written to the place that is configured for them.
     #[error("{0}")]
     DeadLetters(String),
@@ -89,6 +94,7 @@ impl From<IngestEnd> for PipelineError {
         match end {
             IngestEnd::Source(error) => Self::Source(error),
             IngestEnd::NoRoom(shortage) => Self::NoRoom(shortage),
+            IngestEnd::Stopped => Self::Stopped,
         }
     }
 }
@@ -134,7 +140,7 @@ pub struct Pipeline {
     totals: Arc<Totals>,
     stop: StopSignal,
     started: Instant,
-    ingest: JoinHandle<Result<(), IngestEnd>>,
+    ingest: JoinHandle<Result<Epoch, IngestEnd>>,
     commit: JoinHandle<Result<(), ShardError>>,
     sources: Vec<JoinHandle<()>>,
     workers: timely::communication::WorkerGuards<()>,
@@ -307,7 +313,7 @@ impl Pipeline {
     /// Waits until everything read is committed and published, and ends.
     ///
     /// # Errors
-    /// What ended a source or the commit.
+    /// What ended a source or the commit, or [`PipelineError::Stopped`].
     pub fn join(self) -> Result<RunReport, PipelineError> {
         let read = join(self.ingest);
         if read.is_err() {
@@ -327,8 +333,19 @@ impl Pipeline {
         self.control.into_iter().for_each(Control::end);
         let exported = self.export.map(|export| export.finish(&self.state));
         committed?;
-        read?;
-        exported.transpose()?;
+        // An embedder that is away when the pipeline is stopped leaves epochs uncommitted.
+        let read = read.and_then(|epoch| match self.state.epoch() {
+            newest if newest < epoch => Err(IngestEnd::Stopped),
+            _ => Ok(()),
+        });
+        match (read, exported.transpose()) {
+            // What could not be written is why it was stopped.
+            (Err(IngestEnd::Stopped), Err(end)) => return Err(end.into()),
+            (read, exported) => {
+                read?;
+                exported?;
+            }
+        }
         let done = progress(&self.state, &self.totals);
         Ok(RunReport {
             documents: done.documents,
@@ -411,7 +428,7 @@ fn start_recall(
 fn start_ingest(
     state: &State,
     ports: IngestPorts,
-) -> io::Result<JoinHandle<Result<(), IngestEnd>>> {
+) -> io::Result<JoinHandle<Result<Epoch, IngestEnd>>> {
     let (first, resumed) = (state.epoch() + 1, Resumed::of(&state.record()));
     spawn("ingest", move || ingest::run(ports, first, resumed))
 }

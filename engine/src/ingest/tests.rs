@@ -35,7 +35,7 @@ struct Started {
     events: Sender<SourceEvent>,
     metas: Receiver<EpochMeta>,
     committed: Sender<()>,
-    ingest: JoinHandle<Result<(), IngestEnd>>,
+    ingest: JoinHandle<Result<Epoch, IngestEnd>>,
     _epochs: Receiver<ClosedEpoch>,
 }
 
@@ -131,7 +131,7 @@ impl Started {
         let _ = self.committed.try_send(());
     }
 
-    fn end(self) -> Result<(), IngestEnd> {
+    fn end(self) -> Result<Epoch, IngestEnd> {
         self.ingest.join().unwrap()
     }
 }
@@ -295,6 +295,32 @@ fn letters_of_a_cut_batch_go_with_the_changes_around_them() {
         }
     }
     assert!(epochs > 2, "the batch was not cut");
+    started.bench.stop.stop();
+    started.end().unwrap();
+}
+
+/// It ended like one that had read everything.
+#[test]
+fn a_run_that_is_stopped_is_not_caught_up() {
+    for says_that_it_ends in [false, true] {
+        let started = Bench::new(ReadMode::UntilCaughtUp).start();
+        started.send(changes(0..1));
+        started.commit(started.next().epoch);
+        started.bench.stop.stop();
+        if says_that_it_ends {
+            // As a source does that is stopped; the thread may have ended before.
+            let _ = started.events.send(SourceEvent::Ended(Ok(())));
+        }
+        assert!(matches!(started.end(), Err(IngestEnd::Stopped)));
+    }
+    let started = Bench::new(ReadMode::UntilCaughtUp).start();
+    started.send(changes(0..1));
+    started.events.send(SourceEvent::CaughtUp).unwrap();
+    started.events.send(SourceEvent::Ended(Ok(()))).unwrap();
+    started.commit(started.next().epoch);
+    while !started.ingest.is_finished() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     started.bench.stop.stop();
     started.end().unwrap();
 }
