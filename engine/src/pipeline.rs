@@ -38,7 +38,7 @@ use vectide_operators::{Batcher, BatcherHandle, CommittedState, Feed, Outage};
 /// How often histograms are folded when nobody scrapes the metrics.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
-/// How often the state's folder is measured.
+/// How often the state's folder is measured, after what queries need no longer has been let go of.
 const ROOM_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why a pipeline could not start or go on.
@@ -270,7 +270,7 @@ impl Pipeline {
         };
         Ok(Self {
             ingest: start_ingest(&state, ports)?,
-            upkeep: start_upkeep(room)?,
+            upkeep: start_upkeep(room, publisher)?,
             control: Control::start(Controlled::new(&state, derivation))?,
             state,
             service: Arc::new(service),
@@ -474,12 +474,16 @@ fn start_workers(
 }
 
 /// What has to be looked at now and then, whatever else happens.
-fn start_upkeep(room: Arc<Room>) -> io::Result<(StopSignal, JoinHandle<()>)> {
+fn start_upkeep(
+    room: Arc<Room>,
+    publisher: Arc<Publisher>,
+) -> io::Result<(StopSignal, JoinHandle<()>)> {
     let stop = StopSignal::new();
     let stopped = stop.clone();
     let thread = spawn("upkeep", move || {
         let mut folded_at = Instant::now();
         while !stopped.wait(ROOM_INTERVAL) {
+            publisher.forget_old();
             room.measure();
             if folded_at.elapsed() < METRICS_UPKEEP {
                 continue;

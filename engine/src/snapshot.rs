@@ -1,17 +1,18 @@
 //! What queries read: the published, immutable state at one epoch.
 //!
 //! Snapshots that answers came from are kept for a while, so that a query can be put to the same epoch
-//! again. One that nobody has seen is gone with the next.
+//! again. One that nobody has seen is gone with the next. They hold files of segments that are merged by
+//! now, so they go in time also where nothing new is published.
 //!
 //! Invariant: a published snapshot never changes, and its shards, its store and its positions are of
-//! the same committed epoch. Publishing swaps a pointer; readers of the newest take no lock and wait for
-//! nobody.
+//! the same committed epoch. One that was shown is either the newest or among the earlier ones, at any
+//! moment. Publishing swaps a pointer; readers of the newest take no lock and wait for nobody.
 
 use crate::state::{IndexCounts, State};
 use arc_swap::ArcSwapOption;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use vectide_model::{AsOf, Effort, Epoch, Positions, StoreRead, VectorIndexRead};
 use vectide_operators::{CommittedState, PlanIndex};
@@ -118,19 +119,38 @@ impl Publisher {
     }
 
     pub(crate) fn publish(&self, published: Published) {
+        // Locked before the swap: who looks for the one before meanwhile waits until it is among the earlier.
+        let mut earlier = self.lock_earlier();
         let before = self.current.swap(Some(Arc::new(published)));
-        let mut earlier = self.earlier.lock().unwrap_or_else(PoisonError::into_inner);
         // Sequentially consistent with `shown`: either a reader's mark is seen here, or the reader sees
         // that another one has taken its place.
         let before = before.filter(|it| it.is_shown.load(Ordering::SeqCst));
-        let now = Instant::now();
         if let (Some(before), false) = (before, self.history.is_zero()) {
-            earlier.push_back((now, before));
+            earlier.push_back((Instant::now(), before));
         }
-        let is_old = |at: &Instant| now.duration_since(*at) > self.history;
+        let old = self.take_old(&mut earlier);
+        drop(earlier);
+        drop(old);
+    }
+
+    /// Lets go of those that are kept no longer.
+    pub(crate) fn forget_old(&self) {
+        let old = self.take_old(&mut self.lock_earlier());
+        drop(old);
+    }
+
+    /// They are let go of without the lock: files are unmapped with them.
+    fn take_old(&self, earlier: &mut VecDeque<(Instant, Arc<Published>)>) -> Vec<Arc<Published>> {
+        let mut old = Vec::new();
+        let is_old = |at: &Instant| at.elapsed() > self.history;
         while earlier.len() > EARLIER_MAX || earlier.front().is_some_and(|(at, _)| is_old(at)) {
-            earlier.pop_front();
+            old.extend(earlier.pop_front().map(|(_, published)| published));
         }
+        old
+    }
+
+    fn lock_earlier(&self) -> MutexGuard<'_, VecDeque<(Instant, Arc<Published>)>> {
+        self.earlier.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn current(&self) -> Option<Arc<Published>> {
@@ -153,9 +173,77 @@ impl Publisher {
     pub(crate) fn at(&self, epoch: Epoch) -> Option<Arc<Published>> {
         let newest = self.shown().filter(|it| it.epoch == epoch);
         newest.or_else(|| {
-            let earlier = self.earlier.lock().unwrap_or_else(PoisonError::into_inner);
+            let earlier = self.lock_earlier();
             let at = earlier.binary_search_by_key(&epoch, |(_, it)| it.epoch);
             at.ok().map(|at| earlier[at].1.clone())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vectide_model::{Entry, StoreError, Table};
+
+    struct NoStore;
+
+    impl StoreRead for NoStore {
+        fn get(&self, _: Table, _: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+            Ok(None)
+        }
+        fn scan<'a>(
+            &'a self,
+            _: Table,
+            _: &[u8],
+        ) -> Box<dyn Iterator<Item = Result<Entry, StoreError>> + 'a> {
+            Box::new(std::iter::empty())
+        }
+    }
+
+    fn published(epoch: Epoch) -> Published {
+        Published {
+            epoch,
+            positions: Arc::default(),
+            published_at: SystemTime::now(),
+            store: Arc::new(NoStore),
+            indexes: Vec::new(),
+            freshness: None,
+            is_shown: AtomicBool::new(false),
+        }
+    }
+
+    /// While nothing was published the earlier ones, with files that are no more in their folder, stayed.
+    #[test]
+    fn earlier_epochs_go_in_time_also_where_nothing_is_published() {
+        let history = Duration::from_millis(50);
+        let publisher = Publisher::new(history);
+        publisher.publish(published(1));
+        let first = Arc::downgrade(&publisher.shown().unwrap());
+        publisher.publish(published(2));
+        publisher.forget_old();
+        assert!(publisher.at(1).is_some() || first.upgrade().is_none());
+        std::thread::sleep(2 * history);
+        publisher.forget_old();
+        assert!(first.upgrade().is_none() && publisher.at(1).is_none());
+        assert_eq!(publisher.at(2).map(|it| it.epoch), Some(2));
+    }
+
+    /// Between the swap and the entry into the history an epoch that had just been shown was in neither.
+    #[test]
+    fn an_epoch_that_was_shown_is_never_in_neither_place() {
+        let publisher = Publisher::new(Duration::from_secs(60));
+        publisher.publish(published(1));
+        publisher.shown().unwrap();
+        std::thread::scope(|scope| {
+            // As long as it can't go to the earlier ones it stays the newest.
+            let earlier = publisher.lock_earlier();
+            scope.spawn(|| publisher.publish(published(2)));
+            std::thread::sleep(Duration::from_millis(100));
+            assert_eq!(publisher.current().map(|it| it.epoch), Some(1));
+            drop(earlier);
+        });
+        for epoch in [1, 2] {
+            assert_eq!(publisher.at(epoch).map(|it| it.epoch), Some(epoch));
+        }
     }
 }
