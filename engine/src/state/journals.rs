@@ -5,10 +5,11 @@
 //! and cuts off commits that are still there. And where the power failed in the middle of a batch whose
 //! end was written already, it refuses the whole store.
 //!
-//! Invariant: a journal that can't be read, or that has whole batches after one that is not, is refused,
-//! and nothing in it is changed. A last batch that is not whole goes: nobody was told of it, or else the
-//! note of the last commit (`witness.rs`) says so. And what fjall cuts off a journal that was whole, for
-//! want of a read, is put back.
+//! Invariant: a journal that can't be read, or that has whole batches after one that is not, there or in a
+//! later journal, is refused, and nothing is changed. A last batch that is not whole goes: nobody was told
+//! of it, or else the note of the last commit (`witness.rs`) says so. That a later journal is there says
+//! nothing alone: after a write that failed fjall may still go on to one, and nothing comes into it. And
+//! what fjall cuts off a journal that was whole, for want of a read, is put back.
 
 use super::failure::{DAMAGED_HINT, explain};
 use std::fs::{self, OpenOptions};
@@ -31,20 +32,18 @@ pub(super) struct Journals {
 /// torn.
 pub(super) fn prepare(store: &Path) -> Result<Journals, StoreError> {
     let mut whole = Vec::new();
-    for entry in fs::read_dir(store).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        if path.extension().is_none_or(|extension| extension != "jnl") {
-            continue;
-        }
+    let mut torn = Vec::new();
+    let mut is_followed = false;
+    for path in newest_first(store).map_err(failed)? {
         let mut bytes = fs::read(&path).map_err(failed)?;
         bytes.truncate(used(&bytes));
         match look(&bytes) {
             Found::Whole => {}
-            Found::Torn(at) => {
-                cut(&path, at).map_err(failed)?;
+            Found::Torn(at) if !is_followed => {
+                torn.push((path.clone(), at));
                 bytes.truncate(at);
             }
-            Found::Damaged(at) => {
+            Found::Torn(at) | Found::Damaged(at) => {
                 return Err(StoreError::Refused(format!(
                     "`{}` is damaged at byte {at}, and commits that came later stand behind \
                      it\nhint: {DAMAGED_HINT}",
@@ -52,9 +51,30 @@ pub(super) fn prepare(store: &Path) -> Result<Journals, StoreError> {
                 )));
             }
         }
+        // What is left of it begins with a whole batch, if there is one.
+        is_followed |= !bytes.is_empty();
         whole.push((path, bytes));
     }
+    // Only when all have been looked at is anything changed.
+    for (path, at) in torn {
+        cut(&path, at).map_err(failed)?;
+    }
     Ok(Journals { whole })
+}
+
+/// The journals of a store, of which fjall numbers each higher than the one before.
+fn newest_first(store: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut journals = Vec::new();
+    for entry in fs::read_dir(store)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "jnl") {
+            journals.push(path);
+        }
+    }
+    // One without a number is refused by fjall.
+    let number = |path: &PathBuf| path.file_stem()?.to_str()?.parse::<u64>().ok();
+    journals.sort_by_key(|path| std::cmp::Reverse(number(path)));
+    Ok(journals)
 }
 
 /// A journal that was whole and no longer is.
@@ -255,6 +275,42 @@ mod tests {
         let put_back = fs::read(&path).unwrap();
         assert_eq!(put_back[..], journal[..used(&journal)]);
         assert!(prepare(&store).unwrap().cut_off().is_none());
+    }
+
+    /// The last batch of a journal that another one follows is not the last commit: it was cut without a word,
+    /// and the batches of the next journal went on without it.
+    #[test]
+    fn a_last_batch_with_a_later_journal_of_batches_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let (journal, ends) = commits(&directory.path().join("store"));
+        let middle = ends[ends.len() / 2];
+        let mut damaged = journal[..middle].to_vec();
+        damaged[middle - 30] ^= 64;
+        let later = &journal[middle..];
+        let store = directory.path().join("rotated");
+        fs::create_dir(&store).unwrap();
+        let (first, second) = (store.join("9.jnl"), store.join("10.jnl"));
+        let prepare_both = |later: &[u8]| {
+            fs::write(&first, &damaged).unwrap();
+            fs::write(&second, later).unwrap();
+            prepare(&store).map(drop)
+        };
+        let torn = later[..used(later) - 3].to_vec();
+        for later in [later, &torn] {
+            let error = prepare_both(later).unwrap_err().to_string();
+            assert!(error.contains("9.jnl` is damaged at byte"), "{error}");
+            assert_eq!(fs::read(&first).unwrap(), damaged, "nothing is cut");
+            assert_eq!(fs::read(&second).unwrap(), later, "nothing is cut");
+        }
+        // After a write that failed the store may go on to an empty journal.
+        prepare_both(&[0; 100]).unwrap();
+        let place = ends[ends.len() / 2 - 1];
+        assert_eq!(fs::read(&first).unwrap(), damaged[..place]);
+        fs::write(&first, &journal[..middle]).unwrap();
+        fs::write(&second, &torn).unwrap();
+        prepare(&store).unwrap();
+        assert_eq!(fs::read(&first).unwrap(), journal[..middle]);
+        assert!(fs::read(&second).unwrap().len() < torn.len());
     }
 
     #[test]
