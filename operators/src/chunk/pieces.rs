@@ -13,7 +13,7 @@ use super::lines::scan;
 use super::marks::Mark;
 use super::sentences::sentence_ends;
 use std::ops::Range;
-use unicode_segmentation::{GraphemeCursor, UnicodeSegmentation};
+use unicode_segmentation::{GraphemeCursor, Graphemes, UnicodeSegmentation};
 use vectide_model::TokenCounter;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -163,7 +163,7 @@ impl Pieces<'_> {
     }
 }
 
-/// The parts of one grain in a stretch of text, in order, covering all of it.
+/// The parts of one grain in a stretch of text that begins at a grapheme boundary, in order, covering all of it.
 fn parts(text: &str, range: Range<usize>, grain: Grain) -> Vec<Range<usize>> {
     let stretch = &text[range.clone()];
     let ends: Vec<usize> = match grain {
@@ -174,16 +174,62 @@ fn parts(text: &str, range: Range<usize>, grain: Grain) -> Vec<Range<usize>> {
         Grain::GraphemeGroup => group_ends(stretch.graphemes(true), GRAPHEME_GROUP_BYTES_MAX),
         Grain::Grapheme => ends(stretch.graphemes(true)),
     };
+    let mut boundaries = Boundaries::new(stretch);
     let mut start = range.start;
     let mut out = Vec::with_capacity(ends.len());
     for end in ends {
+        let is_cut = end == stretch.len() || boundaries.has(end);
         let end = range.start + end;
-        if end == range.end || is_grapheme_boundary(text, end) {
+        if is_cut {
             out.push(start..end);
             start = end;
         }
     }
     out
+}
+
+/// The grapheme boundaries of a stretch of text that begins at one, asked for in ascending order.
+///
+/// Whether two flags touch depends on the whole run of flags before them, so asking for each place anew takes
+/// the square of the run's length. One walk forwards takes no text twice, and nothing before a boundary has a
+/// say in those behind it.
+struct Boundaries<'a> {
+    stretch: &'a str,
+    /// Those from `reached` on.
+    graphemes: Graphemes<'a>,
+    /// A boundary.
+    reached: usize,
+}
+
+impl<'a> Boundaries<'a> {
+    fn new(stretch: &'a str) -> Self {
+        Self {
+            stretch,
+            graphemes: stretch.graphemes(true),
+            reached: 0,
+        }
+    }
+
+    /// Whether there is one at the beginning of this character.
+    fn has(&mut self, at: usize) -> bool {
+        match between_ascii(self.stretch.as_bytes(), at) {
+            Some(true) => {
+                // Text without accents is not walked through.
+                self.graphemes = self.stretch[at..].graphemes(true);
+                self.reached = at;
+                true
+            }
+            Some(false) => false,
+            None => {
+                while self.reached < at
+                    && let Some(grapheme) = self.graphemes.next()
+                {
+                    self.reached += grapheme.len();
+                }
+                self.reached == at
+            }
+        }
+    }
 }
 
 fn ends<'a>(parts: impl Iterator<Item = &'a str>) -> Vec<usize> {
@@ -221,15 +267,20 @@ fn group_ends<'a>(parts: impl Iterator<Item = &'a str>, bytes_max: usize) -> Vec
     out
 }
 
-/// Whether no grapheme of the text reaches over this byte offset.
-pub(super) fn is_grapheme_boundary(text: &str, at: usize) -> bool {
-    let bytes = text.as_bytes();
+/// Whether a grapheme ends at this byte offset, if what stands around it tells.
+fn between_ascii(bytes: &[u8], at: usize) -> Option<bool> {
     let (Some(before), Some(after)) = (at.checked_sub(1).and_then(|i| bytes.get(i)), bytes.get(at))
     else {
-        return true;
+        return Some(true);
     };
-    if before.is_ascii() && after.is_ascii() {
-        return (*before, *after) != (b'\r', b'\n');
+    (before.is_ascii() && after.is_ascii()).then_some((*before, *after) != (b'\r', b'\n'))
+}
+
+/// Whether no grapheme of the text reaches over this byte offset. In a run of flags it takes a look at all before
+/// it: to be asked for single places.
+pub(super) fn is_grapheme_boundary(text: &str, at: usize) -> bool {
+    if let Some(is_boundary) = between_ascii(text.as_bytes(), at) {
+        return is_boundary;
     }
     if !text.is_char_boundary(at) {
         return false;
@@ -243,6 +294,8 @@ pub(super) fn is_grapheme_boundary(text: &str, at: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::time::{Duration, Instant};
 
     struct Letters;
 
@@ -294,6 +347,101 @@ mod tests {
             let graphemes: Vec<&str> = text.graphemes(true).collect();
             assert_eq!(found, graphemes);
         }
+    }
+
+    /// As [`parts`], each end looked at by itself.
+    fn parts_one_by_one(text: &str, range: Range<usize>, grain: Grain) -> Vec<Range<usize>> {
+        let stretch = &text[range.clone()];
+        let ends: Vec<usize> = match grain {
+            Grain::Sentence => sentence_ends(stretch),
+            Grain::WordGroup => group_ends(stretch.split_word_bounds(), WORD_GROUP_BYTES_MAX),
+            _ => ends(stretch.split_word_bounds()),
+        };
+        let mut start = range.start;
+        let mut out = Vec::new();
+        for end in ends.into_iter().map(|end| range.start + end) {
+            if end == range.end || is_grapheme_boundary(text, end) {
+                out.push(start..end);
+                start = end;
+            }
+        }
+        out
+    }
+
+    /// Texts of what graphemes are made of, and of what they are cut between.
+    fn odd_text() -> impl Strategy<Value = String> {
+        let letters = [
+            "a",
+            "b",
+            " ",
+            ".",
+            "\r",
+            "\n",
+            "\r\n",
+            "1",
+            "\u{301}",
+            "\u{200d}",
+            "\u{1f1eb}",
+            "\u{1f1ee}",
+            "\u{1f468}",
+            "\u{1f467}",
+            "\u{1f3fd}",
+            "\u{fe0f}",
+            "\u{2764}",
+            "\u{915}",
+            "\u{94d}",
+            "\u{937}",
+            "\u{600}",
+            "\u{1100}",
+            "\u{1161}",
+            "\u{11a8}",
+            "\u{ac00}",
+            "\u{3042}",
+            "\u{3002}",
+            "\u{e0020}",
+            "\u{1f1eb}\u{1f1ee}\u{1f1eb}",
+            "\u{903}",
+            "\u{200b}",
+            "\u{85}",
+        ];
+        let letters = prop::sample::select(letters.to_vec());
+        prop::collection::vec(letters, 0..60).prop_map(|letters| letters.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn parts_end_where_each_end_by_itself_says(text in odd_text(), from in 0..60_usize) {
+            let boundaries = text.grapheme_indices(true).map(|(start, _)| start);
+            let start = boundaries.take(from + 1).last().unwrap_or(0);
+            for grain in [Grain::Sentence, Grain::WordGroup, Grain::Word] {
+                let range = start..text.len();
+                let found = parts(&text, range.clone(), grain);
+                prop_assert_eq!(found, parts_one_by_one(&text, range, grain));
+            }
+            let stretch = &text[start..];
+            let mut walked = Boundaries::new(stretch);
+            for at in (0..stretch.len()).filter(|at| stretch.is_char_boundary(*at)) {
+                prop_assert_eq!(walked.has(at), is_grapheme_boundary(&text, start + at), "{}", at);
+            }
+        }
+    }
+
+    /// Each end between two flags was looked at by counting the flags before it: 2 MiB of them took 40 s.
+    #[test]
+    fn a_run_of_flags_is_cut_in_one_walk() {
+        let text = "\u{1f1eb}\u{1f1ee}".repeat(256 * 1024);
+        let began_at = Instant::now();
+        let pieces = pieces(&text, &Letters, 254);
+        assert!(
+            began_at.elapsed() < Duration::from_secs(10),
+            "{:?}",
+            began_at.elapsed()
+        );
+        let covered: usize = pieces.iter().map(|piece| piece.range.len()).sum();
+        assert_eq!(covered, text.len());
+        assert!(pieces.iter().all(|piece| piece.range.start % 8 == 0));
     }
 
     #[test]
