@@ -65,7 +65,7 @@ pub(crate) fn key(field: &str, value: &Value) -> Option<AttributeKey> {
 
 /// Bytes of a text that are in its key: longer ones are no values that somebody filters by, and each would be kept
 /// for its segment.
-const TEXT_BYTES_MAX: usize = 256;
+pub(crate) const TEXT_BYTES_MAX: usize = 256;
 
 /// The text, or its beginning and a hash of it all: equal texts are found, and those with a short beginning.
 fn text_bytes(text: &str) -> Vec<u8> {

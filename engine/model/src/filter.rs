@@ -7,7 +7,9 @@
 //!
 //! Invariant: whether a row passes depends on its [`Attributes`] alone.
 
-use crate::attribute::{AttributeKey, Attributes, Kind, field_bound, key, kind_bound};
+use crate::attribute::{
+    AttributeKey, Attributes, Kind, TEXT_BYTES_MAX, field_bound, key, kind_bound,
+};
 use serde_json::{Map, Value};
 use std::sync::Arc;
 
@@ -63,9 +65,11 @@ fn after(key: &[u8]) -> AttributeKey {
     [key, &[0]].concat().into()
 }
 
-/// The least key that does not begin with `prefix`, whose last byte is below 255, as in all UTF-8.
+/// The least key behind all that begin with `prefix`, of which one byte at least is below 255: that of the kind is.
 fn after_prefix(prefix: &[u8]) -> AttributeKey {
     let mut next = prefix.to_vec();
+    // What can't be counted up carries to the byte before it.
+    while next.pop_if(|last| *last == u8::MAX).is_some() {}
     if let Some(last) = next.last_mut() {
         *last += 1;
     }
@@ -277,6 +281,15 @@ impl Parse {
             let fact = format!("`$prefix` of `{field}` is {value}");
             return error(fact, "send a text");
         };
+        let bytes = value.as_str().map_or(0, str::len);
+        if bytes > TEXT_BYTES_MAX {
+            // Its key ends in a hash, which is the beginning of nothing.
+            let fact = format!("`$prefix` of `{field}` has {bytes} bytes");
+            let hint = format!(
+                "send at most {TEXT_BYTES_MAX}: of longer texts rows keep no more than their beginning"
+            );
+            return error(fact, hint);
+        }
         let to = after_prefix(&key);
         Ok(KeyRange::of(field, key, to))
     }
@@ -382,6 +395,45 @@ mod tests {
             let error = Filter::parse(&filter).unwrap_err();
             assert!(error.fact.contains(fact), "{error}");
         }
+    }
+
+    /// The key of a longer text ends in a hash: a search by it found rows of that very text alone, and where the
+    /// hash ended in a byte of ones, there was no range.
+    #[test]
+    fn prefixes_are_as_long_as_what_rows_keep() {
+        for bytes in [255, 256] {
+            let prefix = "é".repeat(200)[..bytes / 2 * 2].to_owned() + &"x".repeat(bytes % 2);
+            for text in [
+                prefix.clone(),
+                format!("{prefix}y"),
+                prefix.clone() + &"z".repeat(9_000),
+            ] {
+                assert!(passes(
+                    json!({"lang": {"$prefix": prefix}}),
+                    json!({"lang": text})
+                ));
+            }
+            assert!(!passes(
+                json!({"lang": {"$prefix": prefix}}),
+                json!({"lang": "é"})
+            ));
+        }
+        for number in 0..2_000 {
+            let long = format!("{number:0300}");
+            let error = Filter::parse(&json!({"lang": {"$prefix": long}})).unwrap_err();
+            assert!(
+                error.fact.contains("`$prefix` of `lang` has 300 bytes"),
+                "{error}"
+            );
+            assert!(error.hint.contains("256"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_key_after_a_prefix_carries() {
+        let after = |prefix: &[u8]| after_prefix(prefix).to_vec();
+        assert_eq!(after(&[1, 2]), [1, 3]);
+        assert_eq!(after(&[1, 254, 255, 255]), [1, 255]);
     }
 
     proptest! {
