@@ -285,6 +285,22 @@ fn what_the_index_does_not_keep_is_refused_with_the_way_out() {
     let vector = vec![0.1; 384];
     let problem = refused(&running, json!({"vector": vector, "mode": "hybrid"}));
     assert!(problem.contains("a vector has no words"), "{problem}");
+    // Each component is finite, but no score would be.
+    let mut vector = vec![3e38; 384];
+    vector[1] = -3e38;
+    for exact in [true, false] {
+        let problem = refused(&running, json!({"vector": vector, "exact": exact}));
+        assert!(
+            problem.contains("has length 5.8") && problem.contains("at most 1e18"),
+            "{problem}"
+        );
+    }
+    let long = "x".repeat(300);
+    let problem = refused(
+        &running,
+        json!({"text": "a", "filter": {"lang": {"$prefix": long}}}),
+    );
+    assert!(problem.contains("has 300 bytes"), "{problem}");
     drop(running);
 
     let directory = tempfile::tempdir().unwrap();

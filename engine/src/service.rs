@@ -18,7 +18,7 @@ use std::time::Instant;
 use vectide_model::{
     Answer, Caller, ChunkSpan, DocumentChunk, DocumentView, EmbedError, EmbeddingsAnswer, Fusion,
     IndexStatus, Mode, ModelIdentity, PositionProbe, Positions, Query, QueryError, QueryInput,
-    QueryService, Readiness, StoreError, Timings,
+    QueryService, Readiness, Search, StoreError, Timings,
 };
 use vectide_operators::BatcherHandle;
 
@@ -237,6 +237,14 @@ fn check_input(index: &PlannedIndex, input: &QueryInput) -> Result<(), QueryErro
             "vector",
             "a component is not a finite number",
             "remove NaN and infinity",
+        )),
+        QueryInput::Vector(vector) if !Search::takes(vector) => Err(invalid(
+            "vector",
+            format!("the vector has length {:e}", Search::query_length(vector)),
+            format!(
+                "at most {:e}, so that scores are finite: the index's vectors have length 1, as a query's may",
+                Search::QUERY_LENGTH_MAX
+            ),
         )),
         QueryInput::Text(_) | QueryInput::Vector(_) => Ok(()),
     }

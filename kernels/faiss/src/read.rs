@@ -212,8 +212,7 @@ impl VectorIndexRead for ShardRead {
     }
 
     fn search_all(&self, queries: &[&[f32]], search: &Search) -> Vec<Found> {
-        let is_usable =
-            |query: &&[f32]| query.len() == self.dimension && query.iter().all(|x| x.is_finite());
+        let is_usable = |query: &&[f32]| query.len() == self.dimension && Search::takes(query);
         let usable: Vec<Query<'_>> = queries
             .iter()
             .filter(|query| is_usable(query))
@@ -240,7 +239,8 @@ impl VectorIndexRead for ShardRead {
     fn score(&self, query: &[f32], chunk: &ChunkId) -> Option<f32> {
         let vector = self.stored(chunk)?;
         // As in answers, which know no -0.0.
-        (query.len() == self.dimension).then(|| Query::new(query).dot(vector) + 0.0)
+        let is_usable = query.len() == self.dimension && Search::takes(query);
+        is_usable.then(|| Query::new(query).dot(vector) + 0.0)
     }
 
     fn renew(&self) {

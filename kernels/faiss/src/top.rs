@@ -14,7 +14,10 @@ pub(crate) struct Top {
     floor: f32,
 }
 
-/// The order of answers. Scores are never NaN: queries and stored vectors are finite.
+/// The order of answers. Scores are never NaN: stored vectors are finite, and [`Search::takes`] lets no query
+/// pass whose products with them could not be.
+///
+/// [`Search::takes`]: vectide_model::Search::takes
 fn order(a: &ScoredChunk, b: &ScoredChunk) -> Ordering {
     b.score.total_cmp(&a.score).then(a.chunk.cmp(&b.chunk))
 }

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use vectide_faiss::{FaissFactory, FaissOptions, Quantization};
 use vectide_model::{
-    Attributes, ChunkId, Embedding, IndexRow, RowFields, Search, ShardState, Term, Terms,
-    VectorIndex, VectorIndexFactory, VectorIndexRead, quantize, vector_index_contract,
+    Attributes, ChunkId, Embedding, IndexRow, RowFields, ScoredChunk, Search, ShardState, Term,
+    Terms, VectorIndex, VectorIndexFactory, VectorIndexRead, quantize, vector_index_contract,
 };
 
 const DIMENSION: usize = 24;
@@ -494,6 +494,25 @@ fn odd_queries_and_vectors() {
             .hits
             .is_empty()
     );
+    // Finite components, whose products are not: infinite sums of both signs give NaN, and no order.
+    for component in [3e38, -3e38, f32::MAX, 1e30] {
+        let long: [f32; DIMENSION] =
+            std::array::from_fn(|at| if at % 2 == 0 { component } else { -component });
+        for search in [Search::best(5), Search::exact(5)] {
+            assert!(read.search(&long, &search).hits.is_empty());
+        }
+        let row = live.keys().next().unwrap();
+        assert_eq!(read.score(&long, row), None);
+    }
+    // A power of two changes nothing but the exponents.
+    let long: Vec<f32> = query.iter().map(|x| x * 2_f32.powi(59)).collect();
+    for search in [Search::best(5), Search::exact(5)] {
+        let found = read.search(&long, &search).hits;
+        let same = read.search(&query, &search).hits;
+        assert!(found.iter().all(|hit| hit.score.is_finite()));
+        let chunks = |hits: &[ScoredChunk]| hits.iter().map(|hit| hit.chunk).collect::<Vec<_>>();
+        assert_eq!(chunks(&found), chunks(&same));
+    }
     let zero = read.search(&[0.0; DIMENSION], &Search::best(5)).hits;
     assert!(zero.len() == 5 && zero.iter().all(|hit| hit.score == 0.0));
     let empty = factory.open(

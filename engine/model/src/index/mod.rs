@@ -134,6 +134,21 @@ pub struct Search {
 }
 
 impl Search {
+    /// The greatest length of a query's vector. Neither its square nor its product with any vector of half floats,
+    /// nor a sum on the way there, leaves the range of an `f32`: scores are finite numbers.
+    pub const QUERY_LENGTH_MAX: f64 = 1e18;
+
+    /// The length of a query's vector, which no component makes overflow; NaN or infinite where one is.
+    pub fn query_length(query: &[f32]) -> f64 {
+        let squares = query.iter().map(|x| f64::from(*x) * f64::from(*x));
+        squares.sum::<f64>().sqrt()
+    }
+
+    /// Whether a vector can be searched with: its components are finite, and scores will be.
+    pub fn takes(query: &[f32]) -> bool {
+        Self::query_length(query) <= Self::QUERY_LENGTH_MAX
+    }
+
     /// The `k` best, as far as [`Effort::NOMINAL`] finds them.
     pub fn best(k: usize) -> Self {
         Self {
@@ -204,7 +219,7 @@ pub trait VectorIndexRead: Send + Sync {
     /// Bytes of their files.
     fn segment_bytes(&self) -> u64;
     /// The live rows with the greatest inner product with each of the queries. A query of another
-    /// dimension or with a component that is not finite finds nothing.
+    /// dimension or one that [`Search::takes`] refuses finds nothing.
     fn search_all(&self, queries: &[&[f32]], search: &Search) -> Vec<Found>;
     /// The same for one query.
     fn search(&self, query: &[f32], search: &Search) -> Found {
@@ -327,4 +342,19 @@ pub fn vector_index_contract(
     check.churn(rows / 10, 99);
     check.close_and_compare(recall_min);
     check.old_readers_did_not_move(recall_min);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_taken_if_its_scores_are_finite() {
+        let takes = |components: [f32; 2]| Search::takes(&components);
+        assert!(takes([0.6, -0.8]) && takes([0.0, 0.0]) && takes([7e17, -7e17]));
+        assert!(!takes([8e17, -8e17]) && !takes([3e38, -3e38]) && !takes([1e18, 1.1e18]));
+        assert!(!takes([f32::NAN, 0.0]) && !takes([0.0, f32::NEG_INFINITY]));
+        let length = Search::query_length(&[3e30, 4e30]);
+        assert!((length / 5e30 - 1.0).abs() < 1e-6, "{length:e}");
+    }
 }
