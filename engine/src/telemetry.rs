@@ -107,6 +107,10 @@ fn describe() {
         "vectide_segment_rows_built_total",
         "Rows of segments that were sealed or merged"
     );
+    describe_counter!(
+        "vectide_merges_postponed_total",
+        "Merges of segments that failed or found no room and are tried again later"
+    );
     describe_gauge!(
         "vectide_recall",
         "Share of the true ten hits that searches find, by queries asked again"
@@ -205,6 +209,8 @@ pub(crate) fn index(name: &str, shards: &[Arc<dyn VectorIndexRead>], built: &[u3
     gauge!("vectide_index_vectors", "index" => name()).set(vectors as f64);
     gauge!("vectide_index_segments", "index" => name()).set(segments as f64);
     gauge!("vectide_index_segment_bytes", "index" => name()).set(bytes as f64);
+    let postponed: u64 = shards.iter().map(|shard| shard.merges_postponed()).sum();
+    counter!("vectide_merges_postponed_total", "index" => name()).absolute(postponed);
     let rows = built.iter().copied().map(u64::from).sum();
     counter!("vectide_segments_built_total", "index" => name()).increment(built.len() as u64);
     counter!("vectide_segment_rows_built_total", "index" => name()).increment(rows);

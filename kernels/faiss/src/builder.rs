@@ -10,8 +10,10 @@
 
 use crate::bitmap::Bitmap;
 use crate::codes::RowCodes;
+use crate::files;
 use crate::generation::Generation;
 use crate::head::HeadView;
+use crate::news::News;
 use crate::postings::{self, KeyKind, Keyed, KeyedRows, LENGTHS_KEY, NO_ROW, Posting};
 use crate::rows::RowsInOrder;
 use crate::segment::{Layout, Segment, Unbuilt};
@@ -152,8 +154,8 @@ pub(crate) struct Job {
     pub(crate) cancelled: Arc<AtomicBool>,
     /// Where the answer goes.
     pub(crate) reply: Sender<Built>,
-    /// Set once the answer is there.
-    pub(crate) has_news: Arc<AtomicBool>,
+    /// Told once the answer is there.
+    pub(crate) news: Arc<News>,
 }
 
 /// The answer to a [`Job`].
@@ -161,7 +163,16 @@ pub(crate) struct Built {
     /// Which.
     pub(crate) id: SegmentId,
     /// The segment.
-    pub(crate) result: Result<Segment, IndexError>,
+    pub(crate) result: Result<Segment, BuildError>,
+}
+
+/// Why there is no segment, of which no file is left.
+#[derive(Clone, Debug)]
+pub(crate) enum BuildError {
+    /// It could not be written, or there was no memory for it; it may be another time.
+    Failed(IndexError),
+    /// A defect, after which nothing goes on.
+    Panicked(IndexError),
 }
 
 /// The live rows of some origins, ascending by chunk id.
@@ -300,21 +311,25 @@ impl Job {
         let result = match built {
             Ok(Ok(segment)) => Ok(segment),
             Ok(Err(Unbuilt::Cancelled)) => return,
-            Ok(Err(Unbuilt::Failed(error))) => Err(error),
-            Err(_) => Err(IndexError {
+            Ok(Err(Unbuilt::Failed(error))) => Err(BuildError::Failed(error)),
+            Err(_) => Err(BuildError::Panicked(IndexError {
                 fact: format!("building segment {:016x} panicked", self.id.0),
                 hint: "this is a defect: report it with the panic's message in the log; the \
                        committed state is intact"
                     .into(),
-            }),
+            })),
         };
+        if result.is_err() {
+            // Those that have their names already, too: no commit will name them.
+            files::discard_unbuilt(&self.directory, self.id);
+        }
         // A shard that is closed meanwhile has no use for the answer; its folder is swept when it
         // is opened again.
         let _ = self.reply.send(Built {
             id: self.id,
             result,
         });
-        self.has_news.store(true, Ordering::Release);
+        self.news.tell();
     }
 }
 

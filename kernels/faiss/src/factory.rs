@@ -170,7 +170,8 @@ fn read_shard(
         heads,
         segments,
         is_renewal_wanted: Arc::default(),
-        has_news: Arc::default(),
+        news: Arc::default(),
+        merges_postponed: 0,
     })
 }
 

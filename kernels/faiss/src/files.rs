@@ -205,6 +205,43 @@ pub(crate) fn discard(directory: &Path, manifest: &SegmentManifest) {
     }
 }
 
+/// Removes whatever there is of a segment that was not built.
+pub(crate) fn discard_unbuilt(directory: &Path, id: SegmentId) {
+    let names = [
+        rows_name(id),
+        index_name(id),
+        codes_name(id),
+        generation_name(id),
+        attributes_name(id),
+        terms_name(id),
+    ];
+    for name in names {
+        // Best effort: opening the shard sweeps whatever is left.
+        let _ = fs::remove_file(directory.join(&name));
+        let _ = fs::remove_file(Part::new(directory, &name).path());
+    }
+}
+
+/// What stays free beside files that are not needed at once: the commits and heads that are written meanwhile fit
+/// into it. On a small disk it is a share of that, so that segments of few rows can be merged.
+const ROOM_LEFT_BYTES: u64 = 64 << 20;
+const ROOM_LEFT_SHARE: u64 = 16;
+
+/// Why there is no room for so many bytes more, if there is none; `None` also where the file system does not tell.
+pub(crate) fn shortage(directory: &Path, needed: u64) -> Option<IndexError> {
+    let found = rustix::fs::statvfs(directory).ok()?;
+    let free = found.f_bavail.saturating_mul(found.f_frsize);
+    let disk = found.f_blocks.saturating_mul(found.f_frsize);
+    let left = ROOM_LEFT_BYTES.min(disk / ROOM_LEFT_SHARE);
+    (free < needed.saturating_add(left)).then(|| IndexError {
+        fact: format!(
+            "the disk of `{}` has {free} bytes free, where merging takes {needed} and {left} stay free",
+            directory.display()
+        ),
+        hint: "make room".into(),
+    })
+}
+
 /// Writes and counts, so that a layout can be checked while it is written.
 pub(crate) struct Counting<W> {
     /// Where the bytes go.

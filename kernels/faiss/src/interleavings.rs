@@ -5,8 +5,9 @@
 //! while its old row is being built, jobs that finish in any order or never, crashes before the
 //! commit that names new files, and snapshots that must not move meanwhile.
 
-use crate::builder::{Builder, Job};
+use crate::builder::{BuildError, Builder, Built, Job};
 use crate::factory::{FaissOptions, Quantization, open_shard};
+use crate::files;
 use crate::shard::Shard;
 use crate::tiers::SEGMENTS_MAX;
 use std::collections::{BTreeMap, HashSet};
@@ -14,9 +15,10 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
 use vectide_model::{
-    ChunkId, Embedding, IndexRow, Search, ShardCommit, ShardState, VectorIndex, VectorIndexRead,
-    quantize,
+    ChunkId, Embedding, IndexError, IndexRow, Search, ShardCommit, ShardState, VectorIndex,
+    VectorIndexRead, quantize,
 };
 
 const DIMENSION: usize = 8;
@@ -162,6 +164,19 @@ impl<'a> World<'a> {
         (closed.read, self.live.clone())
     }
 
+    /// Changes rows until segments are to be merged.
+    fn first_merge(&mut self) -> Job {
+        loop {
+            (0..100).for_each(|_| self.change());
+            self.close();
+            self.seals.try_iter().for_each(Job::run);
+            self.close();
+            if let Ok(merge) = self.merges.try_recv() {
+                return merge;
+            }
+        }
+    }
+
     /// Loses everything that was not committed.
     fn crash(&mut self) {
         if self.random.below(2) == 0 {
@@ -293,6 +308,78 @@ fn a_failed_build_ends_the_next_epoch() {
         "{error:?}"
     );
     assert!(shard.close_epoch().is_err(), "it stays failed");
+}
+
+/// The files of a folder, sorted.
+fn names(directory: &Path) -> Vec<String> {
+    let files = fs::read_dir(directory).unwrap();
+    let mut names: Vec<String> = files
+        .map(|file| file.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort_unstable();
+    names
+}
+
+/// A merge that did not fit on the disk ended the process, at every start once more, though all its inputs were
+/// there. Here a folder stands where its last file has to go, when the others have their names already.
+#[test]
+fn a_merge_that_fails_is_put_off_and_nothing_else_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut world = World::new(directory.path(), 9);
+    let merge = world.first_merge();
+    let before = names(directory.path());
+    let obstacle = directory.path().join(files::codes_name(merge.id));
+    fs::create_dir(&obstacle).unwrap();
+    merge.run();
+    assert!(world.shard.has_news());
+    fs::remove_dir(&obstacle).unwrap();
+    assert_eq!(names(directory.path()), before, "what it wrote is gone");
+
+    // Queries are answered and changes committed.
+    (0..100).for_each(|_| world.change());
+    let (read, _) = world.close();
+    assert_eq!(read.merges_postponed(), 1);
+    assert!(read.segments() > 0 && world.merged == 0);
+    assert!(world.merges.try_recv().is_err(), "not at once");
+    let end = Instant::now() + Duration::from_secs(60);
+    let again = loop {
+        assert!(Instant::now() < end, "it is never tried again");
+        if world.shard.has_news() {
+            world.close();
+        }
+        match world.merges.try_recv() {
+            Ok(merge) => break merge,
+            Err(_) => std::thread::sleep(Duration::from_millis(10)),
+        }
+    };
+    again.run();
+    world.close();
+    assert!(world.merged > 0);
+    world.crash();
+    world.close();
+}
+
+#[test]
+fn what_does_not_fit_on_the_disk_is_not_begun() {
+    let directory = tempfile::tempdir().unwrap();
+    assert_eq!(files::shortage(directory.path(), 0), None);
+    let shortage = files::shortage(directory.path(), u64::MAX).unwrap();
+    assert!(shortage.fact.contains("merging takes"), "{shortage:?}");
+}
+
+/// A defect is not tried again.
+#[test]
+fn a_merge_that_panics_ends_the_next_epoch() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut world = World::new(directory.path(), 9);
+    let merge = world.first_merge();
+    let panicked = IndexError {
+        fact: "building a segment panicked".into(),
+        hint: "report it".into(),
+    };
+    let (id, result) = (merge.id, Err(BuildError::Panicked(panicked)));
+    merge.reply.send(Built { id, result }).unwrap();
+    assert!(world.shard.close_epoch().is_err());
 }
 
 #[test]

@@ -16,7 +16,7 @@
 //! | `generation` | what segments trained together share |
 //! | `scan`, `coded` | finding coded rows near a query |
 //! | `budget` | the time of a search |
-//! | `builder`, `tiers` | background work, and what is merged when |
+//! | `builder`, `tiers`, `news` | background work, what is merged when, and when it is tried again |
 //! | `dot`, `top` | scores and their order |
 //! | `instructions` | what the processor has |
 //! | `library` | the boundary to FAISS |
@@ -40,6 +40,7 @@ mod header;
 mod instructions;
 mod keyword;
 mod library;
+mod news;
 mod passing;
 mod postings;
 mod read;

@@ -10,6 +10,7 @@ use crate::dot::Query;
 use crate::generation::Generation;
 use crate::head::{HeadView, embedding};
 use crate::keyword::Matches;
+use crate::news::News;
 use crate::postings::KeyKind;
 use crate::segment::Segment;
 use crate::term_totals::TermTotals;
@@ -59,6 +60,14 @@ impl Held {
         }
     }
 
+    /// Bytes that its live rows take up in files, about.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        let files = self.segment.manifest().files.iter();
+        let bytes: u64 = files.map(|(_, bytes, _)| bytes).sum();
+        let share = self.live.live() as f64 / self.segment.rows().max(1) as f64;
+        (bytes as f64 * share) as u64
+    }
+
     /// The row of a chunk, if it is live.
     pub(crate) fn live_row_of(&self, chunk: &ChunkId) -> Option<usize> {
         self.segment
@@ -77,7 +86,9 @@ pub(crate) struct ShardRead {
     /// Shared with the writer.
     pub(crate) is_renewal_wanted: Arc<AtomicBool>,
     /// Shared with the writer and its builders.
-    pub(crate) has_news: Arc<AtomicBool>,
+    pub(crate) news: Arc<News>,
+    /// Merges that could not be made since the shard was opened.
+    pub(crate) merges_postponed: u64,
 }
 
 impl ShardRead {
@@ -245,10 +256,14 @@ impl VectorIndexRead for ShardRead {
 
     fn renew(&self) {
         self.is_renewal_wanted.store(true, Ordering::Relaxed);
-        self.has_news.store(true, Ordering::Release);
+        self.news.tell();
     }
 
     fn has_news(&self) -> bool {
-        self.has_news.load(Ordering::Acquire)
+        self.news.are_there()
+    }
+
+    fn merges_postponed(&self) -> u64 {
+        self.merges_postponed
     }
 }

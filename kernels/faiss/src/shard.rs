@@ -20,14 +20,18 @@
 //! committed head in the same commit; inputs of a merge are removed in the commit that adds the
 //! output. A crash before that commit leaves files that no commit names, which opening sweeps.
 //!
+//! A head that can't be sealed ends the process: its rows have nowhere else to go. A merge that can't be made, for
+//! want of room or of memory, is put off for a while that grows (see `news`): its inputs are intact and answer.
+//!
 //! Invariant: each live chunk has exactly one live row, over all heads and segments.
 
 use crate::bitmap::Bitmap;
-use crate::builder::{Builder, Built, Job, Origin, Work};
+use crate::builder::{BuildError, Builder, Built, Job, Origin, Work};
 use crate::factory::{FaissOptions, Quantization};
 use crate::files;
 use crate::generation::{GROWTH, Generation};
 use crate::head::Head;
+use crate::news::{News, Postponed};
 use crate::read::{Held, ShardRead};
 use crate::segment::{Layout, Segment};
 use crate::tiers::{self, Size};
@@ -56,6 +60,8 @@ struct Frozen {
 struct Merging {
     id: SegmentId,
     inputs: Vec<Held>,
+    /// Whether it makes the generation that readers wanted.
+    is_renewal: bool,
 }
 
 /// A chunk whose place in the heads has changed since the last epoch.
@@ -76,6 +82,7 @@ pub(crate) struct Shard {
     frozen: Vec<Frozen>,
     segments: Vec<Held>,
     merging: Option<Merging>,
+    postponed: Postponed,
     next_id: u64,
     touched: FxHashMap<ChunkId, Touched>,
     /// Whether rows came or went since the last epoch.
@@ -89,8 +96,8 @@ pub(crate) struct Shard {
     cancelled: Arc<AtomicBool>,
     /// Set by readers whose searches miss too much.
     is_renewal_wanted: Arc<AtomicBool>,
-    /// Set when the next close has something to take in.
-    has_news: Arc<AtomicBool>,
+    /// Told when the next close has something to take in.
+    news: Arc<News>,
 }
 
 impl Shard {
@@ -113,6 +120,7 @@ impl Shard {
             frozen: Vec::new(),
             segments,
             merging: None,
+            postponed: Postponed::default(),
             next_id,
             touched: FxHashMap::default(),
             has_changed: false,
@@ -124,7 +132,7 @@ impl Shard {
             built,
             cancelled: Arc::default(),
             is_renewal_wanted: Arc::default(),
-            has_news: Arc::default(),
+            news: Arc::default(),
         }
     }
 
@@ -291,21 +299,41 @@ impl Shard {
             origins,
             cancelled: self.cancelled.clone(),
             reply: self.replies.clone(),
-            has_news: self.has_news.clone(),
+            news: self.news.clone(),
         }
     }
 
     fn absorb(&mut self, built: Built) {
-        let segment = match built.result {
-            Ok(segment) => segment,
-            Err(error) => return self.fail(error),
+        let merging = self.merging.take_if(|merging| merging.id == built.id);
+        let segment = match (built.result, &merging) {
+            (Ok(segment), _) => segment,
+            (Err(BuildError::Failed(error)), Some(merging)) => {
+                if merging.is_renewal {
+                    self.is_renewal_wanted.store(true, Ordering::Relaxed);
+                }
+                return self.postpone(&error);
+            }
+            (Err(BuildError::Failed(error) | BuildError::Panicked(error)), _) => {
+                return self.fail(error);
+            }
         };
-        if let Some(at) = self.frozen.iter().position(|frozen| frozen.id == built.id) {
+        if let Some(merging) = merging {
+            self.postponed.end();
+            self.absorb_merge(&merging, segment);
+        } else if let Some(at) = self.frozen.iter().position(|frozen| frozen.id == built.id) {
             let frozen = self.frozen.remove(at);
             self.absorb_seal(&frozen, segment);
-        } else if let Some(merging) = self.merging.take_if(|merging| merging.id == built.id) {
-            self.absorb_merge(&merging, segment);
         }
+    }
+
+    /// Leaves merging alone for a while.
+    fn postpone(&mut self, error: &IndexError) {
+        let pause = self.postponed.note(&self.news);
+        tracing::warn!(
+            "segments of {} are not merged, and answer as they are; this is tried again in {} s: {error}",
+            self.directory.display(),
+            pause.as_secs()
+        );
     }
 
     fn absorb_seal(&mut self, frozen: &Frozen, segment: Segment) {
@@ -398,13 +426,14 @@ impl Shard {
             heads: heads.collect(),
             segments: self.segments.clone(),
             is_renewal_wanted: self.is_renewal_wanted.clone(),
-            has_news: self.has_news.clone(),
+            news: self.news.clone(),
+            merges_postponed: self.postponed.total,
         }
     }
 
     /// Starts the next merge, after the commit was made: so all its inputs are named by commits.
     fn start_merge(&mut self) -> Result<(), IndexError> {
-        if self.merging.is_some() {
+        if self.merging.is_some() || self.postponed.is_pausing(&self.news) {
             return Ok(());
         }
         let size = |held: &Held| Size {
@@ -429,14 +458,20 @@ impl Shard {
         let Some(chosen) = planned else {
             // What is worth doing when nothing changes is looked for again, in an epoch without changes.
             if self.has_changed && self.frozen.is_empty() && tiers::plan_idle(&sizes).is_some() {
-                self.has_news.store(true, Ordering::Release);
+                self.news.tell();
             }
             return Ok(());
         };
         let inputs: Vec<Held> = chosen.into_iter().map(|at| alive[at].clone()).collect();
+        let needed = inputs.iter().map(Held::live_bytes).sum();
+        if let Some(shortage) = files::shortage(&self.directory, needed) {
+            self.postpone(&shortage);
+            return Ok(());
+        }
         let origin = |held: &Held| Origin::Segment(held.segment.clone(), held.live.clone());
+        let mut is_renewal = false;
         let work = if is_training_due {
-            self.is_renewal_wanted.store(false, Ordering::Relaxed);
+            is_renewal = self.is_renewal_wanted.swap(false, Ordering::Relaxed);
             Work::Train(alive.iter().map(|held| origin(held)).collect())
         } else {
             let rows = inputs.iter().map(|held| held.live.live()).sum();
@@ -445,7 +480,11 @@ impl Shard {
         let origins = inputs.iter().map(origin).collect();
         let id = self.take_id();
         self.builder.merge(self.job(id, work, origins))?;
-        self.merging = Some(Merging { id, inputs });
+        self.merging = Some(Merging {
+            id,
+            inputs,
+            is_renewal,
+        });
         Ok(())
     }
 }
@@ -483,7 +522,7 @@ impl VectorIndex for Shard {
 
     fn close_epoch(&mut self) -> Result<ClosedShard, IndexError> {
         // Before looking: what is answered from now on is news again.
-        self.has_news.store(false, Ordering::SeqCst);
+        self.news.take();
         while let Ok(built) = self.built.try_recv() {
             self.absorb(built);
         }
@@ -499,7 +538,7 @@ impl VectorIndex for Shard {
     }
 
     fn has_news(&self) -> bool {
-        self.has_news.load(Ordering::Acquire)
+        self.news.are_there()
     }
 }
 

@@ -218,6 +218,11 @@ pub trait VectorIndexRead: Send + Sync {
     fn segments(&self) -> usize;
     /// Bytes of their files.
     fn segment_bytes(&self) -> u64;
+    /// How many times, since the shard was opened, work in the background that would only have made it faster could
+    /// not be done and was put off.
+    fn merges_postponed(&self) -> u64 {
+        0
+    }
     /// The live rows with the greatest inner product with each of the queries. A query of another
     /// dimension or one that [`Search::takes`] refuses finds nothing.
     fn search_all(&self, queries: &[&[f32]], search: &Search) -> Vec<Found>;
@@ -267,7 +272,8 @@ pub trait VectorIndex: Send {
     /// Closes an epoch.
     ///
     /// # Errors
-    /// When a segment could not be written; the process ends with it.
+    /// When rows could not be written to a segment; the process ends with it. That segments can't be merged is
+    /// no error.
     fn close_epoch(&mut self) -> Result<ClosedShard, IndexError>;
     /// Whether work of other threads waits to be taken in by the next close. It is false after it until
     /// there is more.
