@@ -11,14 +11,13 @@
 use crate::bitmap::Bitmap;
 use crate::codes::RowCodes;
 use crate::files;
-use crate::generation::Generation;
+use crate::generation::{Generation, Sample};
 use crate::head::HeadView;
 use crate::news::News;
 use crate::postings::{self, KeyKind, Keyed, KeyedRows, LENGTHS_KEY, NO_ROW, Posting};
 use crate::rows::RowsInOrder;
 use crate::segment::{Layout, Segment, Unbuilt};
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -87,6 +86,18 @@ impl Origin {
                 Some(postings) => Keyed::File(postings, numbers),
                 None => Keyed::Memory(Vec::new()),
             },
+        }
+    }
+
+    /// Whether its rows came after a generation was trained and no segment has had codes for them. A segment without
+    /// codes that is younger may have older rows in it; but they are few, and coded once.
+    fn is_newer_than(&self, generation: &Generation) -> bool {
+        match self {
+            Self::Head(_) => true,
+            // The number of a generation is that of the segment that it was trained with.
+            Self::Segment(segment, _) => {
+                segment.generation().is_none() && segment.id().0 > generation.number()
+            }
         }
     }
 
@@ -181,6 +192,8 @@ struct Gathered<'a> {
     /// Of each origin, the codes of its rows if they are of the generation that is built to.
     codes: Vec<Option<RowCodes>>,
     code_bytes: usize,
+    /// Of each origin, whether its rows are newer than that generation.
+    are_new: Vec<bool>,
     /// Chunk, origin, row: 24 bytes a row while the segment is built.
     order: Vec<(ChunkId, u32, u32)>,
 }
@@ -198,10 +211,13 @@ impl<'a> Gathered<'a> {
             Layout::Whole | Layout::Lists(_) => None,
         };
         let codes = |origin: &Origin| origin.codes(generation?);
+        let are_new =
+            |origin: &Origin| generation.is_some_and(|generation| origin.is_newer_than(generation));
         Self {
             origins,
             codes: origins.iter().map(codes).collect(),
             code_bytes: generation.map_or(0, |it| it.code_bytes()),
+            are_new: origins.iter().map(are_new).collect(),
             order,
         }
     }
@@ -241,6 +257,10 @@ impl RowsInOrder for Gathered<'_> {
         Some((codes.lists[row], code))
     }
 
+    fn is_new(&self, row: usize) -> bool {
+        self.are_new[self.order[row].1 as usize]
+    }
+
     fn keys(&self, kind: KeyKind, give: &mut KeyedRows<'_, io::Error>) -> io::Result<()> {
         if !self.origins.iter().any(|origin| origin.has_keys(kind)) {
             return Ok(());
@@ -254,26 +274,17 @@ impl RowsInOrder for Gathered<'_> {
     }
 }
 
-/// Trains a generation on rows spread evenly over all that are live: ids are hashes, so their order is no
-/// order of the vectors.
+/// Trains a generation on a sample of all live rows: ids are hashes, so their order is no order of the vectors.
 fn train(number: u64, dimension: usize, origins: &[Origin]) -> Result<Generation, Unbuilt> {
     let rows: usize = origins.iter().map(|origin| origin.live().live()).sum();
-    let wanted = Generation::sample_rows(rows).max(1);
-    let mut sample = Vec::with_capacity(wanted * dimension);
-    let (mut seen, mut next) = (0, 0);
-    for origin in origins {
-        for row in origin.live().iter() {
-            if seen == next * rows / wanted {
-                let start = sample.len();
-                sample.resize(start + dimension, 0.0);
-                let vector = origin.vector(row);
-                vector.convert_to_f32_slice(&mut sample[start..]);
-                next += 1;
-            }
-            seen += 1;
-        }
+    let mut sample = Sample::of(rows, dimension);
+    let live = origins
+        .iter()
+        .flat_map(|origin| origin.live().iter().map(move |row| (origin, row)));
+    for (number, (origin, row)) in live.enumerate() {
+        sample.offer(number, || origin.vector(row));
     }
-    Ok(Generation::train(number, dimension, rows, &sample)?)
+    Ok(Generation::train(number, &sample)?)
 }
 
 impl Job {
@@ -300,6 +311,12 @@ impl Job {
             &rows,
             &self.cancelled,
         )
+    }
+
+    /// Whether it makes a generation.
+    #[cfg(test)]
+    pub(crate) fn is_training(&self) -> bool {
+        matches!(self.work, Work::Train(_))
     }
 
     /// Builds and answers.

@@ -97,12 +97,20 @@ struct World<'a> {
 }
 
 fn open(directory: &Path, state: ShardState) -> (Shard, Receiver<Job>, Receiver<Job>) {
+    // Lists for segments of all sizes: they are so few that all of them are probed.
+    open_with(directory, state, (HEAD_ROWS, 30))
+}
+
+fn open_with(
+    directory: &Path,
+    state: ShardState,
+    (head_rows_max, flat_rows_max): (usize, usize),
+) -> (Shard, Receiver<Job>, Receiver<Job>) {
     let (builder, seals, merges) = Builder::manual();
     let options = FaissOptions {
-        head_rows_max: HEAD_ROWS,
+        head_rows_max,
         frozen_heads_max: 1000,
-        // Lists for segments of all sizes: they are so few that all of them are probed.
-        flat_rows_max: 30,
+        flat_rows_max,
         quantization: Quantization::Pq,
     };
     let shard = open_shard(directory, DIMENSION, state, options, Arc::new(builder));
@@ -290,6 +298,52 @@ fn with_all_jobs_done_few_segments_remain() {
         read.segments()
     );
     assert!(world.committed.head.len() <= HEAD_ROWS);
+}
+
+/// Runs jobs until there are no more; how many trained a generation.
+fn settle(shard: &mut Shard, (seals, merges): (&Receiver<Job>, &Receiver<Job>)) -> usize {
+    let (mut rounds, mut trained) = (0, 0);
+    loop {
+        shard.close_epoch().unwrap();
+        let jobs: Vec<Job> = seals.try_iter().chain(merges.try_iter()).collect();
+        if jobs.is_empty() {
+            return trained;
+        }
+        trained += jobs.iter().filter(|job| job.is_training()).count();
+        jobs.into_iter().for_each(Job::run);
+        rounds += 1;
+        assert!(rounds < 100, "trained {trained} times");
+    }
+}
+
+/// Where many rows are equal, what the centroids leave of a batch varies more than between corpora: each recoding
+/// of rows that had been there in training could make a new generation due, without an end. What came later does.
+#[test]
+fn with_no_new_rows_training_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut random = Random(3);
+    // So many rows have 306 lists.
+    for (distinct, copies) in [(60, 200), (320, 37), (340, 35), (400, 30)] {
+        let folder = directory.path().join(distinct.to_string());
+        let (mut shard, seals, merges) = open_with(&folder, ShardState::default(), (512, 400));
+        let mut vectors = |scale: f32| -> Vec<Embedding> {
+            let mut component = || (random.below(2001) as f32 / 1000.0 - 1.0) * scale;
+            let mut vector = || std::array::from_fn::<f32, DIMENSION, _>(|_| component());
+            (0..distinct).map(|_| quantize(&vector())).collect()
+        };
+        let (near, far) = (vectors(1.0), vectors(3.0));
+        for (number, vector) in (0..).zip(near.iter().cycle().take(distinct * copies)) {
+            shard.insert(IndexRow::new(chunk(number), vector.clone()));
+        }
+        let trained = settle(&mut shard, (&seals, &merges));
+        assert_eq!(trained, 1, "{distinct} vectors");
+        assert_eq!(settle(&mut shard, (&seals, &merges)), 0);
+        for (number, vector) in (100_000..).zip(far.iter().cycle().take(distinct * copies / 3)) {
+            shard.insert(IndexRow::new(chunk(number), vector.clone()));
+        }
+        let trained = settle(&mut shard, (&seals, &merges));
+        assert!((1..=2).contains(&trained), "{distinct} vectors: {trained}");
+    }
 }
 
 #[test]

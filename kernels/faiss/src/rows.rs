@@ -69,6 +69,10 @@ pub(crate) trait RowsInOrder {
     fn code(&self, _row: usize) -> Option<(u32, &[u8])> {
         None
     }
+    /// Whether a row came after the generation that it is coded by was trained.
+    fn is_new(&self, _row: usize) -> bool {
+        false
+    }
     /// Gives the rows' keys of a kind, ascending, each with the rows that have it.
     fn keys(&self, _of: KeyKind, _give: &mut KeyedRows<'_, io::Error>) -> io::Result<()> {
         Ok(())

@@ -446,20 +446,27 @@ fn code_all(
         coded.lists[row] = list;
         coded.codes[row * width..][..width].copy_from_slice(code);
     };
-    let (mut left, mut batch) = (Vec::new(), Vec::new());
+    let (mut old, mut new, mut batch) = (Vec::new(), Vec::new(), Vec::new());
     for row in 0..rows {
         match source.code(row) {
             Some((list, code)) => set(row, list, code),
-            None => left.push(row),
+            None if source.is_new(row) => new.push(row),
+            None => old.push(row),
         }
     }
-    for rows in left.chunks(ADD_ROWS) {
+    let old = old.chunks(ADD_ROWS).map(|rows| (rows, false));
+    let new = new.chunks(ADD_ROWS).map(|rows| (rows, true));
+    for (rows, are_new) in old.chain(new) {
         if cancelled.load(Ordering::Relaxed) {
             break;
         }
         widen(source, rows.iter().copied(), &mut batch);
         let (lists, codes) = generation.encode(&batch)?;
-        generation.note_fit(&batch, &lists);
+        // The generation was made for the old ones: how well it fits them says nothing of what has come since, and
+        // were they counted, one retraining would call for the next.
+        if are_new {
+            generation.note_fit(&batch, &lists);
+        }
         let codes = codes.chunks_exact(width);
         for ((row, list), code) in rows.iter().zip(lists).zip(codes) {
             set(*row, list, code);
