@@ -279,6 +279,13 @@ impl Segment {
         }
     }
 
+    /// Bytes of its rows' keys, of the kind that has most.
+    pub(crate) fn key_bytes(&self) -> u64 {
+        let kinds = [KeyKind::Attributes, KeyKind::Terms];
+        let bytes = kinds.map(|kind| self.keys(kind).map_or(0, Postings::key_bytes));
+        bytes.into_iter().max().unwrap_or(0)
+    }
+
     /// The live rows that pass a filter.
     pub(crate) fn passing(&self, filter: &Filter, live: &Bitmap, budget: &mut Budget) -> Bitmap {
         let attributes = self.keys.attributes.as_ref();

@@ -439,6 +439,7 @@ impl Shard {
         let size = |held: &Held| Size {
             rows: held.segment.rows(),
             live: held.live.live(),
+            key_bytes: held.segment.key_bytes(),
             is_stale: self.is_stale(held),
         };
         let mut alive: Vec<&Held> = self
@@ -450,7 +451,7 @@ impl Shard {
         let sizes: Vec<Size> = alive.iter().map(|held| size(held)).collect();
         let live = sizes.iter().map(|size| size.live).sum();
         let is_training_due = self.is_training_due(live);
-        let first = || (0..alive.len().min(tiers::FAN_IN)).collect();
+        let first = || tiers::first(&sizes);
         let is_idle = !self.has_changed && self.frozen.is_empty();
         let planned = tiers::plan(&sizes, self.options.head_rows_max);
         let planned = planned.or_else(|| is_training_due.then(first));

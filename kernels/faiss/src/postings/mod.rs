@@ -65,6 +65,9 @@ pub(crate) enum KeyKind {
     Terms,
 }
 
+/// Bytes of all keys of a file together at most: where each ends is told in 32 bits.
+pub(crate) const KEY_BYTES_MAX: u64 = u32::MAX as u64;
+
 /// The key, before all terms, under which the length of each row with terms is counted.
 pub(crate) const LENGTHS_KEY: &[u8] = &[];
 
@@ -186,6 +189,11 @@ impl Postings {
     /// How many keys there are.
     pub(crate) fn keys(&self) -> usize {
         self.keys
+    }
+
+    /// Bytes of all keys together.
+    pub(crate) fn key_bytes(&self) -> u64 {
+        (self.map.len() - self.keys_start) as u64
     }
 
     /// The key of a number.
