@@ -1,10 +1,11 @@
 //! The real binary against a real broker: what comes by Kafka ends in the same state as the same
-//! changes from a log, also when the process is ended and started again in between.
+//! changes from a log, also when the process is ended and started again in between; and a truncate
+//! that became a dead letter stays one.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use vectide_connectors::testing::{KafkaBroker, KafkaRecord};
-use vectide_tests::{run_to_end, vectide, write_config};
+use vectide_tests::{call, edit, run_to_end, vectide, write_config};
 
 const TOPIC: &str = "pages";
 const PARTITIONS: i32 = 3;
@@ -100,4 +101,40 @@ fn kafka_and_a_log_end_in_the_same_state() {
     assert_eq!(again["documents"], from_log["documents"]);
     assert_eq!(again["chunks"], from_log["chunks"]);
     assert_eq!(export(&kafka), export(&jsonl));
+}
+
+/// A truncate decodes to no changes: a replay counted it as done, its letter was gone, and the rows
+/// that it should have deleted stayed.
+#[test]
+fn a_truncate_that_became_a_letter_stays_one() {
+    let Some(broker) = KafkaBroker::start_or_skip("a_truncate_that_became_a_letter") else {
+        return;
+    };
+    broker.create_topic(TOPIC, 1, &[]);
+    broker.produce(&[KafkaRecord {
+        topic: TOPIC,
+        value: Some(br#"{"op":"t","before":null,"after":null,"source":{"ts_ms":1}}"#),
+        ..KafkaRecord::default()
+    }]);
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(
+        directory.path(),
+        &format!(
+            "{{type: kafka, brokers: \"{}\", topics: [{TOPIC}], format: {{type: debezium}}, \
+             max_message: 10B}}",
+            broker.address()
+        ),
+    );
+    assert_eq!(run_to_end(&config)["dead_letters"], 1);
+    edit(&config, "max_message: 10B", "max_message: 1MiB");
+    let (status, told, complaints) = call(&["dlq", "replay"], &config, &[]);
+    assert_eq!(status, Some(0), "{complaints}");
+    let summary: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let expected = serde_json::json!({"replayed": 0, "refused": 1, "remaining": 1});
+    assert_eq!(summary, expected);
+    assert!(
+        complaints.contains("a truncate can't be replayed")
+            && complaints.contains("--resnapshot pages"),
+        "{complaints}"
+    );
 }

@@ -224,8 +224,9 @@ impl Run {
                 self.report.replayed += 1;
             }
             Err(refused) => {
-                kept.letter = *refused;
-                self.report.refuse(&kept, &kept.letter.detail, "");
+                kept.letter = refused.letter;
+                self.report
+                    .refuse(&kept, &kept.letter.detail, &refused.hint);
                 rewritten.push(kept);
             }
         }

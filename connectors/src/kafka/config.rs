@@ -8,7 +8,7 @@ use super::properties::{ALLOWED, oauth_faults};
 use super::topics::{compile, is_pattern};
 use crate::envelope::format::{DecodeError, RecordFormat};
 use crate::envelope::{Decoded, RawRecord, Rejected};
-use crate::redecode::RecordRedecoder;
+use crate::redecode::{RecordRedecoder, Refused};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -194,10 +194,16 @@ impl SourceConfig for KafkaConfig {
                 let mut decoded = Vec::new();
                 match decoder.decode(record, &mut decoded) {
                     Ok(()) => {}
-                    Err(DecodeError::Rejected(rejected)) => return Err(rejected),
+                    Err(DecodeError::Rejected(rejected)) => return Err(rejected.into()),
                     Err(DecodeError::Unavailable(why)) => {
-                        return Err(Rejected::new(letter.reason, why));
+                        return Err(Rejected::new(letter.reason, why).into());
                     }
+                }
+                if decoded
+                    .iter()
+                    .any(|it| matches!(it, Decoded::Truncate { .. }))
+                {
+                    return Err(truncate_refused(letter));
                 }
                 let changes = decoded.into_iter().filter_map(|it| match it {
                     Decoded::Change(change) => Some(change),
@@ -214,6 +220,18 @@ impl SourceConfig for KafkaConfig {
             },
         )))
     }
+}
+
+/// Which rows a truncate met is known only where it stands: rows that came after it would go too.
+fn truncate_refused(letter: &DeadLetter) -> Refused {
+    let source = &letter.position.source;
+    Refused::new(
+        Rejected::new(letter.reason, "a truncate can't be replayed"),
+        format!(
+            "read the source anew, so that rows which it no longer has go: vectide run CONFIG \
+             --resnapshot {source}"
+        ),
+    )
 }
 
 impl KafkaConfig {
@@ -349,6 +367,35 @@ mod tests {
             ]
         );
         assert!(!format!("{faulty:?}").contains("secret"));
+    }
+
+    /// A truncate has no changes of its own; taken for a record that means nothing, its letter left
+    /// the state as replayed, and the rows stayed.
+    #[test]
+    fn a_truncate_is_not_replayed() {
+        let config = config(serde_json::json!({
+            "brokers": "127.0.0.1:9092",
+            "topics": ["pages"],
+            "format": {"type": "debezium"},
+        }))
+        .unwrap();
+        let mut redecoder = config.redecoder(&OpenContext::in_folder("/")).unwrap();
+        let letter = |raw: &[u8]| {
+            let position = vectide_model::Position {
+                source: "shop".into(),
+                partition: "pages/0".into(),
+                offset: 7,
+            };
+            let reason = vectide_model::DeadLetterReason::TooLarge;
+            DeadLetter::of_record(reason, position, None, "too large", (None, Some(raw)))
+        };
+        let truncate = letter(br#"{"op":"t","before":null,"after":null,"source":{"ts_ms":1}}"#);
+        let refused = redecoder.decode_again(&truncate).unwrap_err();
+        assert_eq!(refused.letter.detail, "a truncate can't be replayed");
+        assert_eq!(refused.letter.position, truncate.position);
+        assert!(refused.hint.contains("--resnapshot shop"), "{refused:?}");
+        let message = letter(br#"{"op":"m","ts_ms":1,"message":{"prefix":"p"}}"#);
+        assert_eq!(redecoder.decode_again(&message), Ok(Vec::new()));
     }
 
     #[test]

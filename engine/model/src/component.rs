@@ -86,8 +86,18 @@ pub trait Redecoder: Send {
     /// later one meanwhile stays as it is.
     ///
     /// # Errors
-    /// The letter with the reason why it still is one.
-    fn decode_again(&mut self, letter: &DeadLetter) -> Result<Vec<Change>, Box<DeadLetter>>;
+    /// The letter with the reason why it still is one; also when its record decodes and means what a
+    /// replay can't do, so that it is not taken for done.
+    fn decode_again(&mut self, letter: &DeadLetter) -> Result<Vec<Change>, Box<RefusedLetter>>;
+}
+
+/// A letter that still is one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RefusedLetter {
+    /// The letter with its reason now.
+    pub letter: DeadLetter,
+    /// The way out; may be empty.
+    pub hint: String,
 }
 
 /// The configuration of a source type. Implement it beside the source.

@@ -33,7 +33,7 @@ pub use change::{Change, DeadLetter, DeadLetterReason, Key, Partition, Position,
 pub use chunker::{ChunkError, Chunker, TokenCounter, chunker_contract};
 pub use component::{
     ChunkerConfig, ComponentError, ConnectionCheck, Device, EmbedderConfig, OpenContext,
-    PositionProbe, Precision, Redecoder, SourceConfig,
+    PositionProbe, Precision, Redecoder, RefusedLetter, SourceConfig,
 };
 pub use contained::{contained, is_contained};
 pub use dead_letter::{DeadLetterSink, DeadLetterSinkConfig, DeadLetterSinkError, KeptLetter};
