@@ -1,9 +1,9 @@
 //! A folder of documents: indexed, watched, edited, renamed, deleted; unchanged text is never
-//! embedded again, also not by a restart.
+//! embedded again, also not by a restart; and an empty one at a start deletes nothing unasked.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use vectide_tests::{Running, free_port, run_to_end};
+use vectide_tests::{Running, call, free_port, run_to_end};
 
 fn config(directory: &Path, port: u16) -> PathBuf {
     let path = directory.join("pipeline.yaml");
@@ -102,4 +102,30 @@ fn edits_renames_and_deletes_show_in_answers() {
     let report = run_to_end(&config);
     assert_eq!(report["embedded_chunks"], 0, "{report}");
     assert_eq!(report["documents"], 1);
+}
+
+/// A volume that is not mounted is an empty folder: a start with one deleted every document.
+#[test]
+fn an_empty_folder_is_refused_until_it_is_read_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let docs = directory.path().join("docs");
+    std::fs::create_dir(&docs).unwrap();
+    std::fs::write(docs.join("a.md"), "Something to keep.").unwrap();
+    let config = config(directory.path(), free_port());
+    assert_eq!(run_to_end(&config)["documents"], 1);
+    std::fs::remove_file(docs.join("a.md")).unwrap();
+    let (status, _, complaints) = call(&["run", "--until-caught-up"], &config, &[]);
+    assert_eq!(status, Some(1), "{complaints}");
+    assert!(
+        complaints.contains("vectide run CONFIG --resnapshot docs"),
+        "{complaints}"
+    );
+    let (_, kept, _) = call(&["export"], &config, &["documents"]);
+    assert!(kept.contains("a.md"), "{kept}");
+    let anew = ["run", "--until-caught-up", "--resnapshot", "docs"];
+    let (status, told, complaints) = call(&anew, &config, &[]);
+    assert_eq!(status, Some(0), "{complaints}");
+    assert!(told.contains(r#""documents":0"#), "{told}");
+    // Nothing is held any longer, so an empty folder is as good as another.
+    assert_eq!(run_to_end(&config)["documents"], 0);
 }

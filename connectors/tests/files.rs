@@ -417,6 +417,118 @@ fn a_directory_that_is_gone_deletes_nothing() {
     assert_eq!(config.open(&context).err().unwrap().field, "path");
 }
 
+/// A volume that is not mounted yet leaves an empty folder at its place: every document was deleted.
+#[test]
+fn an_empty_folder_at_a_start_deletes_nothing() {
+    let root = TempDir::new().unwrap();
+    let root = root.path();
+    write(root, "a.md", "a");
+    let held = read_once(root, "", HeldMap::default(), 0).fold(HeldMap::default());
+    fs::remove_file(root.join("a.md")).unwrap();
+    let mode = ReadMode::UntilCaughtUp;
+    let mut run = start(root, SETTLE, "", mode, held, 1);
+    let error = run.join().unwrap_err().to_string();
+    assert_eq!(run.batches(), []);
+    assert!(error.contains("is it mounted"), "{error}");
+    assert!(error.contains("--resnapshot source"), "{error}");
+    // With nothing held, as when it is read anew, an empty folder is as good as another.
+    let run = read_once(root, "", HeldMap::default(), 1);
+    assert_eq!(run.batches(), []);
+}
+
+#[test]
+fn files_that_all_went_while_watched_are_deleted() {
+    let root = TempDir::new().unwrap();
+    let root = root.path();
+    write(root, "a.md", "a");
+    write(root, "dir/b.md", "b");
+    let mut run = watch(root);
+    fs::remove_file(root.join("a.md")).unwrap();
+    fs::remove_dir_all(root.join("dir")).unwrap();
+    run.wait_until("the deletes are seen", |run| agrees_with_disk(run, root));
+    run.stop().unwrap();
+}
+
+/// A folder that was moved away while it was watched lost its files one by one.
+#[test]
+fn a_folder_that_goes_while_watched_deletes_nothing() {
+    let parent = TempDir::new().unwrap();
+    let root = parent.path().join("docs");
+    write(&root, "a.md", "a");
+    let mut run = watch(&root);
+    let before = run.batches();
+    fs::rename(&root, parent.path().join("moved")).unwrap();
+    run.wait_until("it ends", RecordedRun::has_ended);
+    let error = run.join().unwrap_err().to_string();
+    assert!(error.contains("is it mounted"), "{error}");
+    assert_eq!(run.batches(), before);
+}
+
+/// An unmounted volume leaves an empty folder that can be read: every document was deleted.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_unmounted_volume_deletes_nothing() {
+    struct Mounted<'a>(&'a Path);
+    impl Drop for Mounted<'_> {
+        fn drop(&mut self) {
+            let mut unmount = std::process::Command::new("umount");
+            drop(unmount.arg("--lazy").arg(self.0).output());
+        }
+    }
+    let root = TempDir::new().unwrap();
+    let root = root.path();
+    let mut mount = std::process::Command::new("mount");
+    let mounted = mount.args(["-t", "tmpfs", "none"]).arg(root).output();
+    if !mounted.is_ok_and(|output| output.status.success()) {
+        println!("skipped: nothing can be mounted here");
+        return;
+    }
+    let mounted = Mounted(root);
+    write(root, "a.md", "a");
+    let mut run = watch(root);
+    let before = run.batches();
+    drop(mounted);
+    run.wait_until("it ends", RecordedRun::has_ended);
+    let error = run.join().unwrap_err().to_string();
+    assert!(error.contains("is it mounted"), "{error}");
+    assert_eq!(run.batches(), before);
+}
+
+/// The path was resolved once: what a deploy put in its place was never read.
+#[cfg(unix)]
+#[test]
+fn a_link_that_is_flipped_is_followed() {
+    use std::os::unix::fs::symlink;
+    let parent = TempDir::new().unwrap();
+    let (old, new) = (parent.path().join("1/docs"), parent.path().join("2/docs"));
+    write(&old, "both.md", "old");
+    write(&old, "gone.md", "old");
+    write(&new, "both.md", "new");
+    write(&new, "came.md", "new");
+    let current = parent.path().join("current");
+    symlink(parent.path().join("1"), &current).unwrap();
+    let root = current.join("docs");
+    let mut run = watch(&root);
+    assert!(agrees_with_disk(&run, &root));
+    // First a deploy that is careful, then one that is not.
+    symlink(parent.path().join("2"), parent.path().join("next")).unwrap();
+    fs::rename(parent.path().join("next"), &current).unwrap();
+    fs::remove_dir_all(parent.path().join("1")).unwrap();
+    run.wait_until("the flip is seen", |run| agrees_with_disk(run, &root));
+    write(&new, "both.md", "edited");
+    run.wait_until("the new place is watched", |run| {
+        agrees_with_disk(run, &root)
+    });
+    write(&old, "both.md", "old again");
+    fs::remove_file(&current).unwrap();
+    std::thread::sleep(SETTLE * 3);
+    symlink(parent.path().join("1"), &current).unwrap();
+    run.wait_until("the flip back is seen", |run| agrees_with_disk(run, &root));
+    let deleted = keys_of(&run.changes());
+    assert!(!deleted.contains(&("both.md".to_owned(), false)));
+    run.stop().unwrap();
+}
+
 #[test]
 fn a_storm_of_changes_ends_in_what_is_on_disk() {
     let root = TempDir::new().unwrap();

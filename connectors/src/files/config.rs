@@ -2,6 +2,7 @@
 
 use super::FilesSource;
 use super::patterns::FilePatterns;
+use super::root::Root;
 use super::tree::Tree;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,7 +17,7 @@ use vectide_model::{
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FilesConfig {
-    /// The directory.
+    /// The directory. Where it is or lies behind a link, it is followed to where the link leads now.
     pub path: PathBuf,
     /// Patterns over relative paths with `/`; `*` stays within a folder, `**/` crosses folders.
     #[serde(default = "default_include")]
@@ -121,7 +122,8 @@ impl SourceConfig for FilesConfig {
                 ComponentError::new(format!("{field}[{index}]"), fault, "")
             })?;
         Ok(Box::new(FilesSource {
-            tree: Tree::new(root, patterns),
+            tree: Tree::new(root.path().to_owned(), patterns),
+            root,
             settle: self.settle.as_duration(),
             file_bytes_max: self.max_file,
             is_watched: self.watch,
@@ -155,18 +157,14 @@ impl SourceConfig for FilesConfig {
 }
 
 impl FilesConfig {
-    /// The folder, without links and relative steps.
-    fn root(&self, context: &OpenContext) -> Result<PathBuf, ComponentError> {
+    /// Where the path leads.
+    fn root(&self, context: &OpenContext) -> Result<Root, ComponentError> {
         let path = context.config_dir.join(&self.path);
         let hint = "name an existing folder; relative paths start at the configuration's folder";
-        let root = path
-            .canonicalize()
-            .and_then(|root| root.read_dir().map(|_| root))
-            .map_err(|error| {
-                let fact = format!("{} can't be read as a folder: {error}", path.display());
-                ComponentError::new("path", fact, hint)
-            })?;
-        Ok(root)
+        Root::resolve(path.clone()).map_err(|error| {
+            let fact = format!("{} can't be read as a folder: {error}", path.display());
+            ComponentError::new("path", fact, hint)
+        })
     }
 }
 

@@ -10,7 +10,12 @@
 //! A file that can't be a row (not UTF-8, above `max_file`, unreadable) is a dead letter, and the
 //! last good row stays; it is told once for each version of the file, and again after a restart.
 //! A rename is a delete and an upsert in one batch, and visible as a whole up to 256 files.
-//! A path that leads out of the directory by a symbolic link is no document.
+//! A path that leads out of the directory by a symbolic link is no document. The directory itself may
+//! be or lie behind one, which is followed anew as long as it is watched.
+//!
+//! A directory that is gone, that is on another device than before, or that is empty at a start while
+//! rows of it are held, is an error: a volume that is not mounted looks like that. One that is emptied
+//! while it is watched has its rows deleted.
 //!
 //! Invariant: after a reading of the directory the rows told are those of its files; a file that
 //! merely could not be seen is never taken for deleted.
@@ -19,6 +24,7 @@ mod config;
 mod content;
 mod html;
 mod patterns;
+mod root;
 mod run;
 mod settle;
 mod tree;
@@ -26,6 +32,7 @@ mod watch;
 
 pub use config::FilesConfig;
 
+use root::Root;
 use run::Run;
 use std::time::Duration;
 use tree::Tree;
@@ -34,6 +41,7 @@ use vectide_model::{Source, SourceError, SourceSink, SourceStart};
 
 /// A directory that is ready to be read.
 struct FilesSource {
+    root: Root,
     tree: Tree,
     settle: Duration,
     file_bytes_max: ByteSize,

@@ -4,18 +4,20 @@
 //! first reading --> waiting for files that are being written --> caught up --> watching
 //! ```
 //!
-//! Invariant: `known` holds, for every file told, what it looked like then, and the hash of the row
-//! that is held for it.
+//! Invariants: `known` holds, for every file told, what it looked like then, and the hash of the row
+//! that is held for it; and a file counts as gone only when, after it was looked for, the directory
+//! was still the one it had been in.
 
 use super::content::{Reading, read};
+use super::root::Root;
 use super::settle::{Settled, Unsettled};
-use super::tree::{Entry, FileStamp, Listing, is_within};
+use super::tree::{Entry, FileStamp, Listing, Tree, is_within};
 use super::watch::Watch;
 use super::{End, FilesSource};
 use crate::batch::{PendingBatch, Unity};
 use crate::envelope::Rejected;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use vectide_model::{
@@ -52,6 +54,13 @@ const RESCAN_INTERVAL: Duration = Duration::from_secs(60);
 /// The same where the operating system can't watch it.
 const RESCAN_INTERVAL_UNWATCHED: Duration = Duration::from_secs(5);
 
+/// It is looked this often where the configured path leads: some calls to the operating system.
+const ROOT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A directory that can't be found may be back so soon: a link that is deleted and made anew, a volume
+/// that is mounted again.
+const ROOT_ABSENCE_MAX: Duration = Duration::from_secs(2);
+
 struct BatchLimit {
     records: usize,
     bytes: usize,
@@ -70,6 +79,12 @@ pub(crate) struct Run<'a> {
     source: &'a FilesSource,
     start: &'a SourceStart,
     sink: &'a mut dyn SourceSink,
+    root: Root,
+    tree: Tree,
+    watch: Option<Watch>,
+    root_seen_at: Instant,
+    /// Whether it was not listed yet since its path leads there.
+    is_root_new: bool,
     partition: Partition,
     next_offset: u64,
     known: BTreeMap<String, Known>,
@@ -88,6 +103,11 @@ impl<'a> Run<'a> {
             source,
             start,
             sink,
+            root: source.root.clone(),
+            tree: source.tree.clone(),
+            watch: None,
+            root_seen_at: Instant::now(),
+            is_root_new: true,
             next_offset: start.positions.get(&partition).copied().unwrap_or(0),
             partition,
             known: BTreeMap::new(),
@@ -98,27 +118,31 @@ impl<'a> Run<'a> {
 
     /// Reads until stopped; until caught up where the directory is not watched.
     pub(crate) fn read(mut self) -> Result<(), End> {
-        let is_watched = self.source.is_watched && self.start.mode == ReadMode::Follow;
+        // It may have been mounted since the source was opened.
+        let root = Root::resolve(self.root.configured().to_owned());
+        let root = root.map_err(|error| self.lost(&error.to_string()))?;
         // Before the first reading, so that nothing can happen between the two.
-        let watch = if is_watched { self.watch() } else { None };
+        self.enter(root);
         self.first_reading()?;
         while !self.unsettled.is_empty() {
-            self.wait_for_events(watch.as_ref())?;
+            self.wait_for_events()?;
             self.take_settled()?;
         }
         self.sink.caught_up();
-        if !is_watched {
+        if !self.is_watched() {
             return Ok(());
         }
-        let interval = match watch {
-            Some(_) => RESCAN_INTERVAL,
-            None => RESCAN_INTERVAL_UNWATCHED,
-        };
         let mut scanned_at = Instant::now();
         loop {
-            self.wait_for_events(watch.as_ref())?;
-            let has_lost_events = watch.as_ref().is_some_and(Watch::take_needs_rescan);
-            if has_lost_events || scanned_at.elapsed() >= interval {
+            self.wait_for_events()?;
+            let is_elsewhere =
+                self.root_seen_at.elapsed() >= ROOT_INTERVAL && self.follow_root()?;
+            let has_lost_events = self.watch.as_ref().is_some_and(Watch::take_needs_rescan);
+            let interval = match self.watch {
+                Some(_) => RESCAN_INTERVAL,
+                None => RESCAN_INTERVAL_UNWATCHED,
+            };
+            if is_elsewhere || has_lost_events || scanned_at.elapsed() >= interval {
                 self.rescan()?;
                 scanned_at = Instant::now();
             }
@@ -126,24 +150,62 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn watch(&self) -> Option<Watch> {
-        match Watch::new(self.source.tree.root()) {
-            Ok(watch) => Some(watch),
-            Err(error) => {
-                tracing::warn!(
-                    source = &*self.start.name,
-                    "the folder can't be watched: {error}; it is read anew every {} s instead",
-                    RESCAN_INTERVAL_UNWATCHED.as_secs()
-                );
-                None
-            }
+    fn is_watched(&self) -> bool {
+        self.source.is_watched && self.start.mode == ReadMode::Follow
+    }
+
+    /// Goes on in the directory that the path leads to.
+    fn enter(&mut self, root: Root) {
+        self.tree = self.tree.at(root.path());
+        self.root = root;
+        self.root_seen_at = Instant::now();
+        self.is_root_new = true;
+        self.watch = None;
+        if !self.is_watched() {
+            return;
+        }
+        match Watch::new(self.tree.root()) {
+            Ok(watch) => self.watch = Some(watch),
+            Err(error) => tracing::warn!(
+                source = &*self.start.name,
+                "the folder can't be watched: {error}; it is read anew every {} s instead",
+                RESCAN_INTERVAL_UNWATCHED.as_secs()
+            ),
         }
     }
 
+    /// Goes where the path leads now; whether that is elsewhere than before, so that what was seen is
+    /// to be looked for again.
+    fn follow_root(&mut self) -> Result<bool, End> {
+        let began_at = Instant::now();
+        let found = loop {
+            match self.root.look_again() {
+                Ok(found) => break found,
+                Err(error) if began_at.elapsed() >= ROOT_ABSENCE_MAX => {
+                    return Err(self.lost(&error.to_string()));
+                }
+                Err(_) if self.start.stop.wait(IDLE_WAIT) => return Err(End::Stopped),
+                Err(_) => {}
+            }
+        };
+        self.root_seen_at = Instant::now();
+        let Some(root) = found else {
+            return Ok(false);
+        };
+        tracing::info!(
+            source = &*self.start.name,
+            "{} leads to {} now, which is read instead",
+            root.configured().display(),
+            root.path().display()
+        );
+        self.enter(root);
+        Ok(true)
+    }
+
     fn first_reading(&mut self) -> Result<(), End> {
-        let listing = self.list()?;
         let held = self.start.held.clone();
         let held_keys = held.keys()?;
+        let listing = self.list(held_keys.len())?;
         let mut keys: BTreeSet<&str> = listing.files.keys().map(String::as_str).collect();
         keys.extend(held_keys.iter().map(|key| &**key));
         let began_at = SystemTime::now();
@@ -158,7 +220,7 @@ impl<'a> Run<'a> {
                 Some(stamp) if self.is_fresh(*stamp, began_at) => {
                     self.unsettled.touch(key.to_owned(), Instant::now());
                 }
-                Some(stamp) => self.observe(key, *stamp, SystemTime::now()),
+                Some(stamp) => self.observe(key, *stamp, SystemTime::now())?,
                 None if listing.may_hide(key) => {}
                 None => self.forget(key, SystemTime::now()),
             }
@@ -173,19 +235,50 @@ impl<'a> Run<'a> {
             .is_ok_and(|age| age < self.source.settle)
     }
 
-    fn list(&self) -> Result<Listing, End> {
-        self.source.tree.list("").map_err(|error| {
-            End::Failed(SourceError::Failed {
-                source_name: self.start.name.to_string(),
-                detail: format!("can't read {}: {error}", self.source.tree.root().display()),
-                hint: "bring the folder back (is it mounted?); its rows are kept until then".into(),
-            })
+    /// What lies in the directory, of which so many rows are held.
+    fn list(&mut self, rows: usize) -> Result<Listing, End> {
+        // Each turn but the first is one more flip of a link.
+        loop {
+            let listing = self.tree.list("");
+            // What a directory showed while it was exchanged says nothing.
+            if self.follow_root()? {
+                continue;
+            }
+            let listing = listing.map_err(|error| self.lost(&error.to_string()))?;
+            let is_empty = listing.files.is_empty() && listing.unreadable.is_empty();
+            if self.is_root_new && is_empty && rows > 0 {
+                return Err(self.empty(rows));
+            }
+            self.is_root_new = false;
+            return Ok(listing);
+        }
+    }
+
+    fn lost(&self, why: &str) -> End {
+        End::Failed(SourceError::Failed {
+            source_name: self.start.name.to_string(),
+            detail: format!("can't read {}: {why}", self.root.configured().display()),
+            hint: "bring the folder back (is it mounted?); its rows are kept until then".into(),
+        })
+    }
+
+    fn empty(&self, rows: usize) -> End {
+        let (path, source) = (self.root.configured().display(), &self.start.name);
+        End::Failed(SourceError::Failed {
+            source_name: source.to_string(),
+            detail: format!("{path} holds no documents, and {rows} rows of it are held"),
+            hint: format!(
+                "bring its files back (is it mounted?); if it is meant to be empty now: vectide run \
+                 CONFIG --resnapshot {source}, which deletes the rows"
+            ),
         })
     }
 
     /// Notes what differs from what is known.
     fn rescan(&mut self) -> Result<(), End> {
-        let listing = self.list()?;
+        let known = self.known.values();
+        let rows = known.filter(|known| known.row.is_some()).count();
+        let listing = self.list(rows)?;
         self.touch_differences("", &listing);
         Ok(())
     }
@@ -215,28 +308,26 @@ impl<'a> Run<'a> {
     }
 
     /// Sleeps until something happens or is due, and notes what happened.
-    fn wait_for_events(&mut self, watch: Option<&Watch>) -> Result<(), End> {
+    fn wait_for_events(&mut self) -> Result<(), End> {
         let wait = if self.unsettled.is_empty() {
             IDLE_WAIT
         } else {
             (self.source.settle / 8).clamp(Duration::from_millis(1), IDLE_WAIT)
         };
-        match watch {
-            Some(watch) => {
-                let mut next = watch.next(wait);
-                while let Some(paths) = next {
-                    // One moment for all paths of an event: a rename has two.
-                    let now = Instant::now();
-                    for path in paths {
-                        self.touch_path(&path, now);
-                    }
-                    if self.start.stop.is_stopped() {
-                        break;
-                    }
-                    next = watch.next(Duration::ZERO);
-                }
+        if self.watch.is_none() {
+            self.start.stop.wait(wait);
+        }
+        let mut next = self.next_event(wait);
+        while let Some(paths) = next {
+            // One moment for all paths of an event: a rename has two.
+            let now = Instant::now();
+            for path in paths {
+                self.touch_path(&path, now);
             }
-            None => drop(self.start.stop.wait(wait)),
+            if self.start.stop.is_stopped() {
+                break;
+            }
+            next = self.next_event(Duration::ZERO);
         }
         if self.start.stop.is_stopped() {
             return Err(End::Stopped);
@@ -244,12 +335,16 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    fn next_event(&self, wait: Duration) -> Option<Vec<PathBuf>> {
+        self.watch.as_ref()?.next(wait)
+    }
+
     fn touch_path(&mut self, path: &Path, now: Instant) {
-        let Some(key) = self.source.tree.key_of(path) else {
+        let Some(key) = self.tree.key_of(path) else {
             return;
         };
-        let is_document = self.source.tree.accept_file(&key) || self.known.contains_key(&key);
-        let is_directory = self.source.tree.look_at(&key) == Entry::Directory;
+        let is_document = self.tree.accept_file(&key) || self.known.contains_key(&key);
+        let is_directory = self.tree.look_at(&key) == Entry::Directory;
         if is_directory {
             self.touch_directory(&key);
         } else {
@@ -264,7 +359,7 @@ impl<'a> Run<'a> {
     }
 
     fn touch_directory(&mut self, directory: &str) {
-        match self.source.tree.list(directory) {
+        match self.tree.list(directory) {
             Ok(listing) => self.touch_differences(directory, &listing),
             Err(error) => tracing::debug!(directory, "a folder went while it was read: {error}"),
         }
@@ -272,10 +367,14 @@ impl<'a> Run<'a> {
 
     /// Tells the changes of what has come to rest, in one batch.
     fn take_settled(&mut self) -> Result<(), End> {
-        let tree = &self.source.tree;
+        let tree = &self.tree;
         let settled = self
             .unsettled
             .take_settled(Instant::now(), |key| tree.look_at(key));
+        let mut entries = settled.iter().map(|it| &it.entry);
+        if entries.any(|entry| *entry == Entry::Absent) && self.follow_root()? {
+            return self.look_elsewhere(settled);
+        }
         for Settled {
             key,
             entry,
@@ -286,7 +385,7 @@ impl<'a> Run<'a> {
                 Entry::File(stamp) => {
                     let known = self.known.get(&key).and_then(|known| known.stamp);
                     if known != Some(stamp) {
-                        self.observe(&key, stamp, noticed_at);
+                        self.observe(&key, stamp, noticed_at)?;
                     }
                 }
                 Entry::Absent => self.forget(&key, noticed_at),
@@ -300,10 +399,19 @@ impl<'a> Run<'a> {
         self.send(self.unity_of_moment())
     }
 
+    /// Looks for paths again where the configured one leads now.
+    fn look_elsewhere(&mut self, settled: Vec<Settled>) -> Result<(), End> {
+        let now = Instant::now();
+        for Settled { key, .. } in settled {
+            self.unsettled.touch(key, now);
+        }
+        self.rescan()
+    }
+
     /// Reads a file and tells it if its row differs from the one held.
-    fn observe(&mut self, key: &str, stamp: FileStamp, noticed_at: SystemTime) {
+    fn observe(&mut self, key: &str, stamp: FileStamp, noticed_at: SystemTime) -> Result<(), End> {
         let held = self.known.get(key).and_then(|known| known.row);
-        let row = match read(&self.source.tree, key, stamp, self.source.file_bytes_max) {
+        let row = match read(&self.tree, key, stamp, self.source.file_bytes_max) {
             Reading::Row(row) => {
                 let hash = xxh3_128(row.as_bytes());
                 if held != Some(hash) {
@@ -315,13 +423,22 @@ impl<'a> Run<'a> {
                 self.push_dead_letter(key, rejected, &bytes);
                 held
             }
-            Reading::Absent => return self.forget(key, noticed_at),
+            Reading::Absent if self.follow_root()? => {
+                self.unsettled.touch(key.to_owned(), Instant::now());
+                return self.rescan();
+            }
+            Reading::Absent => {
+                self.forget(key, noticed_at);
+                return Ok(());
+            }
             Reading::Unsettled => {
-                return self.unsettled.touch(key.to_owned(), Instant::now());
+                self.unsettled.touch(key.to_owned(), Instant::now());
+                return Ok(());
             }
         };
         let stamp = Some(stamp);
         self.known.insert(key.to_owned(), Known { stamp, row });
+        Ok(())
     }
 
     /// Tells that a file is gone, if it had a row.

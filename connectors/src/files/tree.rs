@@ -78,6 +78,11 @@ impl Tree {
         Self { root, patterns }
     }
 
+    /// The documents of another directory, by the same patterns.
+    pub(crate) fn at(&self, root: &Path) -> Self {
+        Self::new(root.to_owned(), self.patterns.clone())
+    }
+
     pub(crate) fn root(&self) -> &Path {
         &self.root
     }

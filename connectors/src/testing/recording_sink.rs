@@ -154,6 +154,11 @@ pub fn run_source(
 }
 
 impl RecordedRun {
+    /// Whether the source's thread has ended.
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// The batches so far.
     pub fn batches(&self) -> Vec<SourceBatch> {
         self.sink.recorded().batches.clone()
