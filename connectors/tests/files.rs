@@ -529,6 +529,40 @@ fn a_link_that_is_flipped_is_followed() {
     run.stop().unwrap();
 }
 
+/// `cp -p` and `rsync --times` keep the time of change: of equal size, the new file was taken for the
+/// old one until the next start.
+#[cfg(unix)]
+#[test]
+fn a_file_replaced_by_one_of_equal_size_and_time_is_read() {
+    let root = TempDir::new().unwrap();
+    let root = root.path();
+    write(root, "a.md", "one");
+    write(root, "bad.md", b"\xff");
+    let modified_at = fs::metadata(root.join("a.md")).unwrap().modified().unwrap();
+    let mut run = watch(root);
+    let replacement = root.join(".a.md.copied");
+    fs::write(&replacement, "two").unwrap();
+    let file = fs::File::options().write(true).open(&replacement).unwrap();
+    file.set_modified(modified_at).unwrap();
+    fs::rename(&replacement, root.join("a.md")).unwrap();
+    run.wait_until("it is read", |run| {
+        let rows = run.fold(HeldMap::default());
+        content(&rows, "a.md").as_deref() == Some("two")
+    });
+    // Only who may read it changes, so there is nothing new to tell.
+    use std::os::unix::fs::PermissionsExt as _;
+    let letters = run.dead_letters().len();
+    let readable = fs::Permissions::from_mode(0o640);
+    fs::set_permissions(root.join("bad.md"), readable).unwrap();
+    write(root, "b.md", "behind it");
+    run.wait_until("what follows is read", |run| {
+        keys(&run.fold(HeldMap::default())).contains(&"b.md".to_owned())
+    });
+    std::thread::sleep(SETTLE * 2);
+    assert_eq!((run.dead_letters().len(), letters), (1, 1));
+    run.stop().unwrap();
+}
+
 #[test]
 fn a_storm_of_changes_ends_in_what_is_on_disk() {
     let root = TempDir::new().unwrap();

@@ -139,6 +139,7 @@ mod tests {
         let stamp = FileStamp {
             bytes: 9,
             modified_at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_500),
+            inode: None,
         };
         let row = row_of("a/b.MD", stamp, "\u{feff}# é\n".as_bytes()).unwrap();
         assert_eq!(

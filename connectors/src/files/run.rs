@@ -73,6 +73,15 @@ struct Known {
     stamp: Option<FileStamp>,
     /// Hash of the row that is held.
     row: Option<u128>,
+    /// Of the dead letter that was told: a version of a file has one, whoever may read it now.
+    letter: Option<u128>,
+}
+
+/// Tells the letter of one version of a file from that of another.
+fn hash_of_letter(stamp: FileStamp, rejected: &Rejected, bytes: &[u8]) -> u128 {
+    let FileStamp { modified_at, .. } = stamp;
+    let content = xxh3_128(bytes);
+    xxh3_128(format!("{modified_at:?} {content} {}", rejected.detail).as_bytes())
 }
 
 pub(crate) struct Run<'a> {
@@ -214,8 +223,11 @@ impl<'a> Run<'a> {
                 return Err(End::Stopped);
             }
             let row = held.row(key)?.map(|row| xxh3_128(row.as_bytes()));
-            self.known
-                .insert(key.to_owned(), Known { stamp: None, row });
+            let known = Known {
+                row,
+                ..Known::default()
+            };
+            self.known.insert(key.to_owned(), known);
             match listing.files.get(key) {
                 Some(stamp) if self.is_fresh(*stamp, began_at) => {
                     self.unsettled.touch(key.to_owned(), Instant::now());
@@ -410,18 +422,25 @@ impl<'a> Run<'a> {
 
     /// Reads a file and tells it if its row differs from the one held.
     fn observe(&mut self, key: &str, stamp: FileStamp, noticed_at: SystemTime) -> Result<(), End> {
-        let held = self.known.get(key).and_then(|known| known.row);
-        let row = match read(&self.tree, key, stamp, self.source.file_bytes_max) {
+        let Known {
+            row: held,
+            letter: told,
+            ..
+        } = self.known.get(key).copied().unwrap_or_default();
+        let (row, letter) = match read(&self.tree, key, stamp, self.source.file_bytes_max) {
             Reading::Row(row) => {
                 let hash = xxh3_128(row.as_bytes());
                 if held != Some(hash) {
                     self.push_change(key, Some(row), noticed_at);
                 }
-                Some(hash)
+                (Some(hash), None)
             }
             Reading::Rejected(rejected, bytes) => {
-                self.push_dead_letter(key, rejected, &bytes);
-                held
+                let letter = Some(hash_of_letter(stamp, &rejected, &bytes));
+                if told != letter {
+                    self.push_dead_letter(key, rejected, &bytes);
+                }
+                (held, letter)
             }
             Reading::Absent if self.follow_root()? => {
                 self.unsettled.touch(key.to_owned(), Instant::now());
@@ -437,7 +456,8 @@ impl<'a> Run<'a> {
             }
         };
         let stamp = Some(stamp);
-        self.known.insert(key.to_owned(), Known { stamp, row });
+        self.known
+            .insert(key.to_owned(), Known { stamp, row, letter });
         Ok(())
     }
 

@@ -97,6 +97,7 @@ mod tests {
         Entry::File(FileStamp {
             bytes,
             modified_at: SystemTime::UNIX_EPOCH,
+            inode: None,
         })
     }
 

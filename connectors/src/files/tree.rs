@@ -17,6 +17,30 @@ use std::time::SystemTime;
 pub(crate) struct FileStamp {
     pub(crate) bytes: u64,
     pub(crate) modified_at: SystemTime,
+    /// Where the operating system tells it.
+    pub(crate) inode: Option<InodeStamp>,
+}
+
+/// What no program can set, as copies that keep the time of change do: the file itself, and when
+/// anything about it last changed (seconds, nanoseconds).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct InodeStamp {
+    pub(crate) number: u64,
+    pub(crate) changed_at: (i64, i64),
+}
+
+#[cfg(unix)]
+fn inode_of(metadata: &Metadata) -> Option<InodeStamp> {
+    use std::os::unix::fs::MetadataExt as _;
+    Some(InodeStamp {
+        number: metadata.ino(),
+        changed_at: (metadata.ctime(), metadata.ctime_nsec()),
+    })
+}
+
+#[cfg(not(unix))]
+fn inode_of(_: &Metadata) -> Option<InodeStamp> {
+    None
 }
 
 impl FileStamp {
@@ -24,6 +48,7 @@ impl FileStamp {
         Self {
             bytes: metadata.len(),
             modified_at: metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+            inode: inode_of(metadata),
         }
     }
 }
