@@ -33,7 +33,7 @@ fn while_it_runs() {
     let Some(broker) = KafkaBroker::start_or_skip("while_it_runs") else {
         return;
     };
-    let cases: [Case; 13] = [
+    let cases: [Case; 15] = [
         ("topics and partitions that come are read", topics_that_come),
         ("a topic made anew is named", made_anew),
         (
@@ -53,6 +53,14 @@ fn while_it_runs() {
         ("lag and positions are metrics", metrics_are_told),
         ("a decoder that can't answer is asked again", decoder_away),
         ("transactions are whole", transactions),
+        (
+            "a transaction is whole after a pipeline that took nothing",
+            whole_after_a_full_pipeline,
+        ),
+        (
+            "a transaction is whole after a decoder that can't answer",
+            whole_after_a_decoder_away,
+        ),
         ("what a connection check says", connection_check),
         ("where the topics end", ends),
         (
@@ -613,6 +621,145 @@ fn check_whole(batches: &[SourceBatch]) {
             assert!(seen.insert(id), "in one batch");
         }
     }
+}
+
+/// Longer than the timeout of [`open_blocked`].
+const BLOCKED: Duration = Duration::from_secs(6);
+
+/// The client tells an end when it has asked for more in vain, for half a second.
+const ENDS_ARE_TOLD: Duration = Duration::from_millis(1_200);
+
+/// Two partitions of rows, and markers.
+fn open_blocked(
+    broker: &KafkaBroker,
+    prefix: &str,
+    decode: impl FnMut(&RawRecord<'_>, &mut Vec<Decoded>) -> Result<(), DecodeError> + Send + 'static,
+) -> Box<dyn Source> {
+    broker.create_topic(&format!("{prefix}.public.pages"), 2, &[]);
+    broker.create_topic(&format!("{prefix}.transaction"), 1, &[]);
+    let of = json!({"topic": format!("{prefix}.transaction"), "timeout": "4s"});
+    let topics = [&*format!("{prefix}.public.pages")];
+    let config = config(broker, &topics, json!({"transactions": of}));
+    config.open_with_decoder(decode).unwrap()
+}
+
+/// The ENDs of some transactions, which come together.
+fn write_ends(broker: &KafkaBroker, prefix: &str, transactions: &[(&str, usize)]) {
+    let topic = format!("{prefix}.transaction");
+    let end_of = |(id, count): &(&str, usize)| {
+        json!({"end": id, "count": count, "of": {"public.pages": count}}).to_string()
+    };
+    let ends: Vec<String> = transactions.iter().map(end_of).collect();
+    let record_of = |end| KafkaRecord {
+        topic: &topic,
+        partition: 0,
+        key: Some(b"k"),
+        value: Some(end),
+    };
+    let records: Vec<KafkaRecord<'_>> = ends.iter().map(|end| record_of(end.as_bytes())).collect();
+    broker.produce(&records);
+}
+
+fn write_row(broker: &KafkaBroker, prefix: &str, partition: i32, id: &str, order: usize) {
+    let row = json!({"at": id, "order": order});
+    let topic = format!("{prefix}.public.pages");
+    write(broker, &topic, partition, &format!("{id}-{order}"), &row);
+}
+
+/// Changes of a transaction by batch.
+fn of_transaction(run: &RecordedRun, id: &str) -> Vec<usize> {
+    let is_of = |change: &&vectide_model::Change| change.key.starts_with(id);
+    let counts = run
+        .batches()
+        .into_iter()
+        .map(|batch| batch.changes.iter().filter(is_of).count());
+    counts.filter(|count| *count > 0).collect()
+}
+
+/// Takes nothing with changes while the gate is shut.
+struct GatedSink {
+    sink: RecordingSink,
+    is_shut: Arc<AtomicBool>,
+    is_asked: Arc<AtomicBool>,
+}
+
+impl SourceSink for GatedSink {
+    fn send(&mut self, batch: SourceBatch) -> Result<(), Stopped> {
+        while !batch.changes.is_empty() && self.is_shut.load(Ordering::Acquire) {
+            self.is_asked.store(true, Ordering::Release);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.sink.send(batch)
+    }
+
+    fn caught_up(&mut self) {
+        self.sink.caught_up();
+    }
+}
+
+/// A record of the second transaction lay in the client's queue while the first one waited for room
+/// in the pipeline. When it had it, the second was overdue by the clock, its partition was "at its end"
+/// as of before, and it became visible without that record.
+fn whole_after_a_full_pipeline(broker: &KafkaBroker) {
+    // More than a batch, so that it is sent before the next transaction is asked for.
+    const FIRST: usize = 550;
+    let source = open_blocked(broker, "full", decode);
+    for order in 1..=FIRST {
+        write_row(broker, "full", 0, "first", order);
+    }
+    write_row(broker, "full", 0, "second", 1);
+    let (is_shut, is_asked) = (Arc::new(AtomicBool::new(true)), Arc::default());
+    let sink = RecordingSink::default();
+    let mut gated = GatedSink {
+        sink: sink.clone(),
+        is_shut: is_shut.clone(),
+        is_asked: Arc::clone(&is_asked),
+    };
+    let stop = StopSignal::new();
+    let start = source_start(HeldMap::default(), &stop, false);
+    let thread = std::thread::spawn(move || source.run(start, &mut gated));
+    std::thread::sleep(ENDS_ARE_TOLD);
+    write_ends(broker, "full", &[("first", FIRST), ("second", 2)]);
+    let began_at = Instant::now();
+    while !is_asked.load(Ordering::Acquire) {
+        assert!(began_at.elapsed() < Duration::from_secs(30), "nothing came");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    write_row(broker, "full", 1, "second", 2);
+    std::thread::sleep(BLOCKED);
+    is_shut.store(false, Ordering::Release);
+    let run = RecordedRun::of(sink, stop, thread);
+    run.wait_until("all came", |run| run.changes().len() == FIRST + 2);
+    assert_eq!(of_transaction(&run, "second"), [2]);
+}
+
+/// A record that could not be decoded was polled and not yet taken: its partition still counted as
+/// read to its end, and the rest of its transaction was given up while the registry was away.
+fn whole_after_a_decoder_away(broker: &KafkaBroker) {
+    let is_away = Arc::new(AtomicBool::new(true));
+    let registry = is_away.clone();
+    let source = open_blocked(broker, "schema", move |record, out| {
+        if record.key == Some(b"only-2") && registry.load(Ordering::Acquire) {
+            return Err(DecodeError::Unavailable("the registry is away".into()));
+        }
+        decode(record, out)
+    });
+    let mut run = follow(source, Resume::default());
+    run.wait_until("there is nothing", |run| run.times_caught_up() == 1);
+    write_row(broker, "schema", 0, "only", 1);
+    write_ends(broker, "schema", &[("only", 2)]);
+    std::thread::sleep(ENDS_ARE_TOLD);
+    write_row(broker, "schema", 1, "only", 2);
+    std::thread::sleep(BLOCKED);
+    assert_eq!(run.changes(), [], "what was polled is waited for");
+    is_away.store(false, Ordering::Release);
+    run.wait_until("it came", |run| run.changes().len() == 2);
+    assert_eq!(of_transaction(&run, "only"), [2]);
+    // What never comes is still given up.
+    write_row(broker, "schema", 0, "torn", 1);
+    write_ends(broker, "schema", &[("torn", 2)]);
+    run.wait_until("it is given up", |run| run.changes().len() == 3);
+    run.stop().unwrap();
 }
 
 fn connection_check(broker: &KafkaBroker) {

@@ -60,7 +60,8 @@ pub struct TransactionsConfig {
     /// `topic.prefix` with `.transaction`.
     pub topic: String,
     /// How long a transaction may miss changes, or its end, before what there is of it becomes
-    /// visible with a warning.
+    /// visible with a warning. Time in which the source is not read does not count: the pipeline takes
+    /// nothing, or a registry does not answer.
     #[serde(default = "default_transaction_timeout")]
     pub timeout: HumanDuration,
 }

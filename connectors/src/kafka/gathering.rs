@@ -5,13 +5,15 @@
 //! what stands before it in its partition was. A transaction that END counts such a record in is
 //! waited for until its timeout.
 //!
-//! Invariant: an END is judged only when every topic that it counts and that the configuration wants is
-//! known; until then no later marker is read.
+//! Invariants: an END is judged only when every topic that it counts and that the configuration wants is
+//! known; until then no later marker is read. And the timeout of what is missing runs only while the
+//! partitions are read.
 
 use super::collections::{Place, find};
 use super::config::TransactionsConfig;
 use super::housekeeping::Shared;
 use super::partition::PartitionReader;
+use super::reading_clock::ReadingClock;
 use super::records::{Item, Record};
 use super::topics::TopicSelection;
 use super::transactions::{Buffered, Cut, Limits, TransactionBuffer, TransactionEnd};
@@ -38,6 +40,9 @@ pub(crate) struct Gathering {
     partitions: usize,
     /// An END that waits for partitions to be found.
     held: Option<(u64, HeldEnd)>,
+    clock: ReadingClock,
+    /// When the turn began in which the partitions are polled.
+    turn_at: Instant,
     warnings: u64,
 }
 
@@ -64,6 +69,7 @@ impl Gathering {
                 "make it anew with one partition (`topic.creation.default.partitions=1`)",
             ));
         }
+        let mut clock = ReadingClock::new();
         let mut gathering = Self {
             buffer: TransactionBuffer::new(Limits {
                 changes_max: config.max_transaction_changes.get(),
@@ -75,6 +81,8 @@ impl Gathering {
             source_topics: HashMap::new(),
             partitions: 0,
             held: None,
+            turn_at: clock.now(),
+            clock,
             warnings: 0,
         };
         gathering.heard_of_partitions(readers);
@@ -92,6 +100,32 @@ impl Gathering {
             return self.held.is_none() && self.buffer.wants_markers();
         }
         self.buffer.wants(index)
+    }
+
+    /// The partitions are polled, one after the other.
+    pub(crate) fn begin_turn(&mut self) {
+        self.turn_at = self.clock.now();
+    }
+
+    /// A partition was polled in this turn and has nothing more.
+    pub(crate) fn found_empty(&mut self, index: usize, reader: &PartitionReader) {
+        match reader.is_markers {
+            true => self.buffer.found_no_marker(self.turn_at),
+            false => self.buffer.found_empty(index, self.turn_at),
+        }
+    }
+
+    /// A record was polled, which is not taken before it is decoded.
+    pub(crate) fn polled(&mut self, index: usize, reader: &PartitionReader) {
+        match reader.is_markers {
+            true => self.buffer.polled_marker(),
+            false => self.buffer.polled(index),
+        }
+    }
+
+    /// All partitions are read by another client, which tells their ends anew.
+    pub(crate) fn forget_ends(&mut self) {
+        self.buffer.forget_ends();
     }
 
     pub(crate) fn reached_end(&mut self, index: usize, reader: &PartitionReader) {
@@ -120,7 +154,7 @@ impl Gathering {
                 bytes,
                 place: record.place.take(),
             };
-            self.buffer.push(index, buffered, Instant::now());
+            self.buffer.push(index, buffered, self.clock.now());
             return;
         }
         match record.marker.take() {
@@ -208,12 +242,12 @@ impl Gathering {
             expected,
             partitions,
         };
-        self.buffer.end(offset, end, Instant::now());
+        self.buffer.end(offset, end, self.clock.now());
     }
 
     /// What can be handed on now.
     pub(crate) fn release(&mut self) -> Option<Cut<Vec<Item>>> {
-        let cut = self.buffer.release(Instant::now())?;
+        let cut = self.buffer.release(self.clock.now())?;
         for id in &cut.incomplete {
             self.warnings += 1;
             if self.warnings <= WARNINGS_MAX {

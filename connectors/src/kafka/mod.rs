@@ -20,7 +20,7 @@
 //! | `config`, `topics`, `properties` | what can be configured |
 //! | `connection`, `check`, `verify`, `fingerprint` | asking the cluster, before reading |
 //! | `reader`, `partition`, `records`, `retry`, `truncate`, `outbox` | reading, on the source's thread |
-//! | `gathering`, `collections`, `transactions` | putting transactions together |
+//! | `gathering`, `collections`, `transactions`, `reading_clock` | putting transactions together |
 //! | `housekeeping`, `progress`, `telemetry` | what goes on beside it, on a second thread |
 //!
 //! Invariant: the next offset of a partition is sent with the records before it or after them,
@@ -41,6 +41,7 @@ mod partition;
 mod progress;
 mod properties;
 mod reader;
+mod reading_clock;
 mod records;
 mod retry;
 mod telemetry;

@@ -200,6 +200,9 @@ impl<'a> Reader<'a> {
         self.queues.clear();
         let (config, source) = (self.parts.config, &self.parts.start.name);
         (self.consumer, self.queues) = assign(config, source, &self.readers, &self.wakeup)?;
+        if let Some(gathering) = &mut self.gathering {
+            gathering.forget_ends();
+        }
         // Its places of work are known to the other thread from here on.
         self.send()
     }
@@ -207,6 +210,9 @@ impl<'a> Reader<'a> {
     /// Gives each partition its turn; whether any had a record.
     fn take_turns(&mut self) -> Result<bool, End> {
         let mut has_read = false;
+        if let Some(gathering) = &mut self.gathering {
+            gathering.begin_turn();
+        }
         for index in 0..self.queues.len() {
             let queue = self.queues[index].clone();
             for taken in 1..=TURN_RECORDS {
@@ -214,6 +220,9 @@ impl<'a> Reader<'a> {
                     break;
                 }
                 let Some(polled) = queue.poll(Duration::ZERO) else {
+                    if let Some(gathering) = &mut self.gathering {
+                        gathering.found_empty(index, &self.readers[index]);
+                    }
                     break;
                 };
                 has_read = true;
@@ -266,13 +275,15 @@ impl<'a> Reader<'a> {
     /// not yet known to be at their end are read on from where they stand, so that their end is
     /// told again.
     fn end_of_some(&mut self, partition: i32) -> Result<(), End> {
-        let of_number = |reader: &&mut PartitionReader| reader.id == partition;
-        let mut readers: Vec<_> = self.readers.iter_mut().filter(of_number).collect();
-        if let [reader] = &mut readers[..] {
-            reader.reached_end();
+        let readers = self.readers.iter().enumerate();
+        let of_number = readers.filter(|(_, reader)| reader.id == partition);
+        let of_number: Vec<usize> = of_number.map(|(index, _)| index).collect();
+        if let [index] = of_number[..] {
+            self.reached_end(index);
             return Ok(());
         }
-        for reader in readers.iter().filter(|reader| !reader.is_read()) {
+        let readers = of_number.iter().map(|index| &self.readers[*index]);
+        for reader in readers.filter(|reader| !reader.is_read()) {
             let offset = Offset::Offset(i64::try_from(reader.next).unwrap_or(i64::MAX));
             let sought = self
                 .consumer
@@ -289,10 +300,7 @@ impl<'a> Reader<'a> {
         match polled {
             Ok(message) => self.take_record(index, &message),
             Err(KafkaError::PartitionEOF(_)) => {
-                self.readers[index].reached_end();
-                if let Some(gathering) = &mut self.gathering {
-                    gathering.reached_end(index, &self.readers[index]);
-                }
+                self.reached_end(index);
                 Ok(())
             }
             Err(error) => {
@@ -302,8 +310,18 @@ impl<'a> Reader<'a> {
         }
     }
 
+    fn reached_end(&mut self, index: usize) {
+        self.readers[index].reached_end();
+        if let Some(gathering) = &mut self.gathering {
+            gathering.reached_end(index, &self.readers[index]);
+        }
+    }
+
     fn take_record(&mut self, index: usize, message: &BorrowedMessage<'_>) -> Result<(), End> {
         let print = RecordPrint::of(message);
+        if let Some(gathering) = &mut self.gathering {
+            gathering.polled(index, &self.readers[index]);
+        }
         // A record again after a seek: it was taken.
         if !self.readers[index].advance(print) {
             return Ok(());

@@ -154,6 +154,20 @@ pub fn run_source(
 }
 
 impl RecordedRun {
+    /// A source that a test runs on a thread of its own, with a sink of its own that hands on to
+    /// `sink`.
+    pub fn of(
+        sink: RecordingSink,
+        stop: StopSignal,
+        thread: JoinHandle<Result<(), SourceError>>,
+    ) -> Self {
+        Self {
+            sink,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
     /// Whether the source's thread has ended.
     pub fn has_ended(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)

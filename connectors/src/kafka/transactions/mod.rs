@@ -19,8 +19,10 @@
 //!    it in the same partition. It counts for the next transaction of that name, whose END was written
 //!    again too.
 //! 4. A missing record is given up when no partition that may hold it can bring it: each has a record
-//!    of a later transaction waiting, or was read to its end with nothing new for the timeout. So it
-//!    is with a missing END, when the transaction topic is at its end. What there is goes.
+//!    of a later transaction waiting, or is at its end: it was read to it, and was found empty after
+//!    nothing new had come for the timeout. What is polled and can't be taken yet, or lies in the
+//!    client's queue while nobody reads, is no end. So it is with a missing END and the transaction
+//!    topic. What there is goes.
 //! 5. A transaction that is too large is given out in parts; so is, when the buffer is full, the one at
 //!    the head of the longest queue.
 //!
@@ -97,13 +99,36 @@ pub(crate) struct Cut<T> {
     pub(crate) incomplete: Vec<Arc<str>>,
 }
 
+/// Whether a partition has more than was read.
+#[derive(Clone, Copy, Default)]
+struct ReadEnd {
+    /// Its end was told behind the last record that was polled.
+    is_told: bool,
+    /// When it was last found empty since.
+    empty_at: Option<Instant>,
+}
+
+impl ReadEnd {
+    fn found_empty(&mut self, at: Instant) {
+        if self.is_told {
+            self.empty_at = Some(at);
+        }
+    }
+
+    /// Whether it had no more when a transaction had missed something for the timeout.
+    fn was_there(self, instance: &Instance, timeout: Duration) -> bool {
+        self.empty_at
+            .is_some_and(|at| instance.is_overdue(at, timeout))
+    }
+}
+
 struct Queue<T> {
     records: VecDeque<Buffered<T>>,
     /// How many were taken from the front: the sequence number of the first.
     taken: u64,
     changes: usize,
     bytes: usize,
-    is_at_end: bool,
+    end: ReadEnd,
     /// The transaction of the last record that has one.
     last: Option<Arc<str>>,
 }
@@ -115,7 +140,7 @@ impl<T> Queue<T> {
             taken: 0,
             changes: 0,
             bytes: 0,
-            is_at_end: false,
+            end: ReadEnd::default(),
             last: None,
         }
     }
@@ -172,7 +197,7 @@ pub(crate) struct TransactionBuffer<T> {
     queues: Vec<Queue<T>>,
     instances: HashMap<Arc<str>, Instance>,
     markers: VecDeque<Marker>,
-    are_markers_at_end: bool,
+    markers_end: ReadEnd,
     /// Transactions that went without an END, which may come yet.
     given_up: VecDeque<Arc<str>>,
     /// Whose records are needed before anything of a transaction can go.
@@ -192,7 +217,7 @@ impl<T> TransactionBuffer<T> {
             queues: Vec::new(),
             instances: HashMap::new(),
             markers: VecDeque::new(),
-            are_markers_at_end: false,
+            markers_end: ReadEnd::default(),
             given_up: VecDeque::new(),
             awaited: Vec::new(),
             is_awaited_overdue: false,
@@ -207,12 +232,28 @@ impl<T> TransactionBuffer<T> {
         self.queues.push(Queue::new());
     }
 
+    /// A record of a partition was polled, which is taken when it is decoded: that may take long.
+    pub(crate) fn polled(&mut self, partition: usize) {
+        self.queues[partition].end = ReadEnd::default();
+    }
+
+    /// The same for the transaction topic.
+    pub(crate) fn polled_marker(&mut self) {
+        self.markers_end = ReadEnd::default();
+    }
+
+    /// No end that was told counts any longer: everything is read by another client.
+    pub(crate) fn forget_ends(&mut self) {
+        self.polled_marker();
+        (0..self.queues.len()).for_each(|partition| self.polled(partition));
+    }
+
     /// Takes the next record of a partition.
     pub(crate) fn push(&mut self, partition: usize, record: Buffered<T>, now: Instant) {
         self.changes += record.changes;
         self.bytes += record.bytes;
+        self.polled(partition);
         let queue = &mut self.queues[partition];
-        queue.is_at_end = false;
         if let Some(place) = &record.place {
             let instance = self.instances.entry(place.id.clone());
             let instance = instance.or_insert_with(|| Instance::new(now));
@@ -227,7 +268,7 @@ impl<T> TransactionBuffer<T> {
 
     /// Takes a record of the transaction topic that ends no transaction.
     pub(crate) fn pass_marker(&mut self, offset: u64) {
-        self.are_markers_at_end = false;
+        self.polled_marker();
         self.markers.push_back(Marker {
             next: offset + 1,
             end: None,
@@ -242,7 +283,7 @@ impl<T> TransactionBuffer<T> {
             self.given_up.remove(index);
             return self.pass_marker(offset);
         }
-        self.are_markers_at_end = false;
+        self.polled_marker();
         self.markers.push_back(Marker {
             next: offset + 1,
             end: Some(end.id.clone()),
@@ -258,12 +299,22 @@ impl<T> TransactionBuffer<T> {
 
     /// A partition was read to its end.
     pub(crate) fn set_at_end(&mut self, partition: usize) {
-        self.queues[partition].is_at_end = true;
+        self.queues[partition].end.is_told = true;
     }
 
     /// The transaction topic was read to its end.
     pub(crate) fn set_markers_at_end(&mut self) {
-        self.are_markers_at_end = true;
+        self.markers_end.is_told = true;
+    }
+
+    /// A partition was polled and had nothing, at that time or later.
+    pub(crate) fn found_empty(&mut self, partition: usize, at: Instant) {
+        self.queues[partition].end.found_empty(at);
+    }
+
+    /// The same for the transaction topic.
+    pub(crate) fn found_no_marker(&mut self, at: Instant) {
+        self.markers_end.found_empty(at);
     }
 
     /// Whether nothing waits.
@@ -299,7 +350,7 @@ impl<T> TransactionBuffer<T> {
                 .front()
                 .and_then(|record| record.place.as_ref());
             let is_one = head.map(|place| &place.id) == queue.last.as_ref();
-            return is_one && self.are_markers_at_end;
+            return is_one && self.markers_end.is_told;
         }
         self.awaited.iter().any(|id| self.may_bring(partition, id))
     }
@@ -321,7 +372,7 @@ impl<T> TransactionBuffer<T> {
         match &self.queues[partition].last {
             // The marker that tells whether it is a later one comes first, unless it is lost.
             Some(last) if last != id && !self.has_end(last) => {
-                (self.are_markers_at_end && self.is_awaited_overdue) || !self.wants_markers()
+                (self.markers_end.is_told && self.is_awaited_overdue) || !self.wants_markers()
             }
             _ => !self.is_beyond(partition, id),
         }
@@ -433,14 +484,14 @@ impl<T> TransactionBuffer<T> {
         if instance.distinct >= end.expected {
             return false;
         }
-        let is_overdue = instance.is_overdue(now, self.limits.timeout);
+        let timeout = self.limits.timeout;
         if end.partitions.is_empty() {
             // The topic is known to be wanted and not found yet.
-            return !is_overdue;
+            return !instance.is_overdue(now, timeout);
         }
         end.partitions.iter().any(|partition| {
-            let at_end = self.queues[*partition].is_at_end;
-            !(self.is_beyond(*partition, id) || (at_end && is_overdue))
+            let read_end = self.queues[*partition].end;
+            !(self.is_beyond(*partition, id) || read_end.was_there(instance, timeout))
         })
     }
 
@@ -496,13 +547,11 @@ impl<T> TransactionBuffer<T> {
 
     /// Transactions at the heads of queues whose END is overdue.
     fn release_without_end(&mut self, now: Instant) -> Option<Cut<T>> {
-        if !self.are_markers_at_end {
-            return None;
-        }
-        let timeout = self.limits.timeout;
+        let (end, timeout) = (self.markers_end, self.limits.timeout);
+        end.empty_at?;
         // One that was split, and had its END lost, leaves nothing to wait for.
         self.instances.retain(|_, it| {
-            !(it.ends.is_empty() && it.is_without_records() && it.is_overdue(now, timeout))
+            !(it.ends.is_empty() && it.is_without_records() && end.was_there(it, timeout))
         });
         let heads = self
             .queues
@@ -510,7 +559,7 @@ impl<T> TransactionBuffer<T> {
             .filter_map(|queue| queue.records.front()?.place.as_ref());
         let is_overdue = |id: &Arc<str>| {
             let instance = self.instances.get(id);
-            instance.is_some_and(|it| it.ends.is_empty() && it.is_overdue(now, timeout))
+            instance.is_some_and(|it| it.ends.is_empty() && end.was_there(it, timeout))
         };
         let overdue: Vec<Arc<str>> = heads.map(|it| it.id.clone()).filter(is_overdue).collect();
         let closure = overdue.iter().find_map(|id| self.close(id, now).ok())?;

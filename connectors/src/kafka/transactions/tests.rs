@@ -92,19 +92,22 @@ fn read(written: &Written, choices: &[usize], changes_max: usize) -> Reading {
             Some(records) => records.len(),
             None => written.markers.len(),
         };
-        let is_wanted = |source: usize| match source < partitions {
+        let is_wanted = |buffer: &TransactionBuffer<()>, source: usize| match source < partitions {
             true => buffer.wants(source),
             false => buffer.wants_markers(),
         };
         let ready: Vec<usize> = (0..=partitions)
-            .filter(|source| next[*source] < length(*source) && is_wanted(*source))
+            .filter(|source| next[*source] < length(*source) && is_wanted(&buffer, *source))
             .collect();
+        // An end is polled too: of what is not to be read none is told.
         for (source, read) in next.iter().enumerate() {
-            let is_at_end = *read == length(source);
-            match (is_at_end, source < partitions) {
-                (true, true) => buffer.set_at_end(source),
-                (true, false) => buffer.set_markers_at_end(),
-                _ => {}
+            let is_at_end = *read == length(source) && is_wanted(&buffer, source);
+            if is_at_end && source < partitions {
+                buffer.set_at_end(source);
+                buffer.found_empty(source, now);
+            } else if is_at_end {
+                buffer.set_markers_at_end();
+                buffer.found_no_marker(now);
             }
         }
         if ready.is_empty() {
@@ -344,4 +347,100 @@ fn records_from_before_the_first_marker_do_not_wait_one_by_one() {
         reading.transactions().last(),
         Some(&BTreeSet::from([name(499)]))
     );
+}
+
+/// A transaction of two records in two partitions, of which the second was not taken yet.
+fn half_read(now: Instant) -> TransactionBuffer<()> {
+    let mut buffer = TransactionBuffer::new(Limits {
+        changes_max: 10,
+        bytes_max: usize::MAX,
+        timeout: TIMEOUT,
+    });
+    (0..2).for_each(|_| buffer.add_partition());
+    (0..2).for_each(|partition| buffer.set_at_end(partition));
+    take_record(&mut buffer, 0, now);
+    buffer.set_at_end(0);
+    let end = TransactionEnd {
+        id: name(0),
+        expected: 2,
+        partitions: (0..2).collect(),
+    };
+    buffer.end(0, end, now);
+    buffer.set_markers_at_end();
+    find_nothing(&mut buffer, now);
+    buffer
+}
+
+fn take_record(buffer: &mut TransactionBuffer<()>, partition: usize, now: Instant) {
+    let place = TransactionPlace {
+        id: name(0),
+        total_order: partition as u64 + 1,
+    };
+    let record = Buffered {
+        offset: 0,
+        payload: (),
+        changes: 1,
+        bytes: 1,
+        place: Some(place),
+    };
+    buffer.push(partition, record, now);
+}
+
+fn find_nothing(buffer: &mut TransactionBuffer<()>, now: Instant) {
+    (0..2).for_each(|partition| buffer.found_empty(partition, now));
+    buffer.found_no_marker(now);
+}
+
+/// A reader that hands on what it has may be blocked for longer than the timeout. Then an end from
+/// before was taken for one of now, while the missing record lay in the client's queue.
+#[test]
+fn an_end_from_before_the_timeout_gives_nothing_up() {
+    let start = Instant::now();
+    let mut buffer = half_read(start);
+    let late = start + TIMEOUT;
+    assert_eq!(buffer.release(late), None);
+    take_record(&mut buffer, 1, late);
+    let cut = buffer.release(late).unwrap();
+    assert_eq!((cut.records.len(), cut.incomplete.len()), (2, 0));
+
+    let mut buffer = half_read(start);
+    find_nothing(&mut buffer, late);
+    let cut = buffer.release(late).unwrap();
+    assert_eq!((cut.records.len(), cut.incomplete.len()), (1, 1));
+}
+
+/// A record may take longer to decode than the timeout, while the registry is away.
+#[test]
+fn what_was_polled_is_waited_for() {
+    let start = Instant::now();
+    let mut buffer = half_read(start);
+    let late = start + TIMEOUT;
+    buffer.polled(1);
+    find_nothing(&mut buffer, late);
+    assert_eq!(buffer.release(late), None);
+    take_record(&mut buffer, 1, late);
+    assert_eq!(buffer.release(late).unwrap().incomplete.len(), 0);
+
+    // The END of a transaction whose records all came.
+    let mut buffer = TransactionBuffer::new(buffer.limits);
+    buffer.add_partition();
+    buffer.set_markers_at_end();
+    take_record(&mut buffer, 0, start);
+    buffer.polled_marker();
+    buffer.found_no_marker(late);
+    assert_eq!(buffer.release(late), None);
+    buffer.set_markers_at_end();
+    assert_eq!(
+        buffer.release(late),
+        None,
+        "it was not found empty behind its end"
+    );
+    buffer.found_no_marker(late);
+    assert_eq!(buffer.release(late).unwrap().incomplete.len(), 1);
+
+    // Another client tells all ends anew.
+    let mut buffer = half_read(start);
+    buffer.forget_ends();
+    find_nothing(&mut buffer, late);
+    assert_eq!(buffer.release(late), None);
 }
