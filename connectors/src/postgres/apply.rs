@@ -6,8 +6,16 @@
 //! Of a transaction before a table's cut only deletes are passed on: the snapshot has the rest
 //! ([`super::snapshot`]).
 //!
+//! A transaction above the limit is handed on in parts, none of which moves the position in the log: when
+//! the connection breaks or the process ends, the server tells it again from its beginning. By then
+//! the rows held are those of its parts, and no longer those that its first changes found; a row
+//! whose key changed would take another row's text. So each part says how many changes of the
+//! transaction are behind it, and those are passed over when it is told again: the order within a
+//! transaction is always the same.
+//!
 //! Invariant: the position in the log moves only with the commit of the last transaction in the batch,
-//! or over a stretch without any transaction of ours.
+//! or over a stretch without any transaction of ours; a change is applied once. Parts end between two
+//! changes of the source, but for a TRUNCATE, which may be applied again: it only deletes.
 
 use super::catalog::{ReplicaIdentity, current_lsn};
 use super::errors::{End, PgError};
@@ -16,7 +24,7 @@ use super::pgoutput::{Lsn, Message, OldTuple, Relation, Tuple, decode};
 use super::reader::key_prefix;
 use super::row::{Column, Columns, DecodedRow};
 use super::session::Session;
-use super::tables::{BARRIER, WAL, is_partition_of};
+use super::tables::{BARRIER, TRANSACTION, TRANSACTION_CHANGES, WAL, is_partition_of};
 use crate::batch::{RECORDS_MAX, Unity};
 use crate::envelope::Rejected;
 use bytes::Bytes;
@@ -43,6 +51,17 @@ struct Open {
     letters: Vec<DeadLetter>,
     bytes: usize,
     is_split: bool,
+    /// Changes of the source that were taken, of whatever table.
+    taken: u64,
+    /// As many of the first ones were handed on before.
+    handed_on: u64,
+}
+
+/// How much of a transaction was handed on.
+#[derive(Clone, Copy)]
+struct Part {
+    commit_lsn: Lsn,
+    changes: u64,
 }
 
 /// A table as the stream describes it.
@@ -58,11 +77,19 @@ pub(crate) struct Applier<'a, 'b> {
     /// By number; `None` for tables that are not ours.
     relations: HashMap<u32, Option<Known>>,
     open: Option<Open>,
+    /// The last part of a transaction that was handed on, by this process or the one before.
+    part: Option<Part>,
 }
 
 impl<'a, 'b> Applier<'a, 'b> {
     pub(crate) fn new(session: &'b mut Session<'a>, sink: &'b mut dyn SourceSink) -> Self {
+        let recorded = |name: &str| session.start.positions.get(name).copied();
+        let part = recorded(TRANSACTION).zip(recorded(TRANSACTION_CHANGES));
         Self {
+            part: part.map(|(commit_lsn, changes)| Part {
+                commit_lsn,
+                changes,
+            }),
             session,
             sink,
             relations: HashMap::new(),
@@ -70,7 +97,8 @@ impl<'a, 'b> Applier<'a, 'b> {
         }
     }
 
-    /// Forgets what a broken connection left unfinished: the server tells it again.
+    /// Forgets what a broken connection left unfinished: the server tells it again. What was handed on
+    /// of it is not taken again.
     pub(crate) fn begin_connection(&mut self) {
         self.open = None;
         self.relations.clear();
@@ -93,9 +121,31 @@ impl<'a, 'b> Applier<'a, 'b> {
                 }
                 Ok(())
             }
-            Item::TooLarge { bytes, start } => self.take_too_large(bytes, &start),
+            // What is no change of rows is not told alike by every connection.
+            Item::TooLarge { bytes, start } if !is_change(&start) => {
+                self.take_too_large(bytes, &start)
+            }
+            Item::TooLarge { .. } if self.is_handed_on()? => Ok(()),
+            Item::TooLarge { bytes, start } => {
+                self.take_too_large(bytes, &start)?;
+                self.end_change()
+            }
             Item::Message(bytes) => self.take_message(&bytes),
         }
+    }
+
+    /// Counts a change; whether an earlier part of the transaction has it.
+    fn is_handed_on(&mut self) -> Result<bool, End> {
+        let open = self.open()?;
+        let is_handed_on = open.taken < open.handed_on;
+        open.taken += u64::from(is_handed_on);
+        Ok(is_handed_on)
+    }
+
+    /// A change was taken in full.
+    fn end_change(&mut self) -> Result<(), End> {
+        self.open()?.taken += 1;
+        self.split_if_long()
     }
 
     fn take_too_large(&mut self, bytes: usize, start: &Bytes) -> Result<(), End> {
@@ -121,18 +171,46 @@ impl<'a, 'b> Applier<'a, 'b> {
                 committed_at_us,
                 ..
             } => {
-                self.open = Some(Open {
-                    commit_lsn,
-                    committed_at: committed_at(committed_at_us),
-                    changes: Vec::new(),
-                    letters: Vec::new(),
-                    bytes: 0,
-                    is_split: false,
-                });
+                self.begin(commit_lsn, committed_at(committed_at_us));
                 Ok(())
             }
             Message::Commit { end_lsn, .. } => self.commit(end_lsn),
             Message::Relation(relation) => self.relation(relation),
+            Message::Other(kind) => {
+                tracing::trace!(kind, "not a change of a row");
+                Ok(())
+            }
+            _ if self.is_handed_on()? => Ok(()),
+            change => {
+                self.take_change(bytes, change)?;
+                self.end_change()
+            }
+        }
+    }
+
+    fn begin(&mut self, commit_lsn: Lsn, committed_at: SystemTime) {
+        let part = self.part.filter(|part| part.commit_lsn == commit_lsn);
+        if let Some(part) = part {
+            tracing::info!(
+                source = &*self.session.start.name,
+                changes = part.changes,
+                "a split transaction is told again; it goes on behind what was handed on of it"
+            );
+        }
+        self.open = Some(Open {
+            commit_lsn,
+            committed_at,
+            changes: Vec::new(),
+            letters: Vec::new(),
+            bytes: 0,
+            is_split: part.is_some(),
+            taken: 0,
+            handed_on: part.map_or(0, |part| part.changes),
+        });
+    }
+
+    fn take_change(&mut self, bytes: &Bytes, change: Message<'_>) -> Result<(), End> {
+        match change {
             Message::Insert { relation, new } => self.upsert(bytes, relation, None, &new),
             Message::Update { relation, old, new } => {
                 self.upsert(bytes, relation, old.as_ref(), &new)
@@ -141,10 +219,7 @@ impl<'a, 'b> Applier<'a, 'b> {
             Message::Truncate { relations } => {
                 relations.into_iter().try_for_each(|it| self.truncate(it))
             }
-            Message::Other(kind) => {
-                tracing::trace!(kind, "not a change of a row");
-                Ok(())
-            }
+            _ => Ok(()),
         }
     }
 
@@ -299,8 +374,12 @@ impl<'a, 'b> Applier<'a, 'b> {
         let written = written.filter(|change| change.position.partition == position.partition);
         keys.extend(written.map(|change| change.key.clone()));
         tracing::info!(table = &*name, rows = keys.len(), "the table was truncated");
-        keys.into_iter()
-            .try_for_each(|key| self.push_change(key, None, Vec::new(), position.clone()))
+        for key in keys {
+            self.push_change(key, None, Vec::new(), position.clone())?;
+            // It may delete more rows than a part has room for.
+            self.split_if_long()?;
+        }
+        Ok(())
     }
 
     /// Sends what is whole and waits until it is durable.
@@ -339,14 +418,14 @@ impl<'a, 'b> Applier<'a, 'b> {
             position,
             changed_at,
         });
-        self.split_if_long()
+        Ok(())
     }
 
     fn push_letter(&mut self, letter: DeadLetter) -> Result<(), End> {
         let open = self.open()?;
         open.bytes += letter.raw.len() + letter.detail.len();
         open.letters.push(letter);
-        self.split_if_long()
+        Ok(())
     }
 
     fn split_if_long(&mut self) -> Result<(), End> {
@@ -361,20 +440,20 @@ impl<'a, 'b> Applier<'a, 'b> {
         open.bytes = 0;
         let changes = std::mem::take(&mut open.changes);
         let letters = std::mem::take(&mut open.letters);
+        let part = Part {
+            commit_lsn: open.commit_lsn,
+            changes: open.taken,
+        };
         self.send()?;
+        let pending = &mut self.session.pending;
         if is_first {
-            self.session.pending.count_split_transaction();
+            pending.count_split_transaction();
         }
+        pending.set_position(&TRANSACTION.into(), part.commit_lsn);
+        pending.set_position(&TRANSACTION_CHANGES.into(), part.changes);
         self.fill_pending(changes, letters);
-        self.send_records()
-    }
-
-    /// Sends a part of a transaction, which has no position of its own.
-    fn send_records(&mut self) -> Result<(), End> {
-        if self.session.pending.records() > 0 {
-            let batch = self.session.pending.take(Unity::Transaction);
-            self.sink.send(batch)?;
-        }
+        self.send()?;
+        self.part = Some(part);
         Ok(())
     }
 
@@ -515,6 +594,11 @@ impl<'a, 'b> Applier<'a, 'b> {
         queries.close();
         Ok(lsn)
     }
+}
+
+/// Whether a message above the limit is a change of rows, by its kind behind the frame.
+fn is_change(start: &[u8]) -> bool {
+    matches!(start.get(25), Some(b'I' | b'U' | b'D' | b'T'))
 }
 
 fn committed_at(microseconds: i64) -> SystemTime {

@@ -9,6 +9,8 @@
 //! | `public.pages/xmin` | transactions from this number on were not all in its first snapshot |
 //! | `sweep` | 1 while rows of an earlier reading may have to be removed |
 //! | `barrier` | counts the times that the source waited for its changes to be durable |
+//! | `transaction` | where the commit stands of the last transaction of which only a part was handed on |
+//! | `transaction/changes` | how many of its changes that part has |
 //!
 //! Rows carry the table's partition. When a source that holds rows is read anew, its partitions are
 //! new ones (`public.pages@1A2B3C`), as the places of the rows held may belong to another log.
@@ -29,6 +31,10 @@ pub(crate) const WAL: &str = "wal";
 pub(crate) const SWEEP: &str = "sweep";
 /// Counts waits for durability.
 pub(crate) const BARRIER: &str = "barrier";
+/// The last transaction that was handed on in part, by the place of its commit.
+pub(crate) const TRANSACTION: &str = "transaction";
+/// How many of its changes were handed on.
+pub(crate) const TRANSACTION_CHANGES: &str = "transaction/changes";
 /// Fingerprint of the cluster.
 pub(crate) const SYSTEM: &str = "system";
 /// Fingerprint of its timeline.

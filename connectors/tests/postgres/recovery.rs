@@ -2,9 +2,12 @@
 //! is told.
 
 use crate::support::{Database, catch_up, failure, open, rows};
+use serde_json::json;
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use vectide_connectors::testing::{HeldMap, ModelState, PostgresServer, RecordingSink, run_source};
+use std::sync::{Arc, Mutex};
+use vectide_connectors::testing::{
+    HeldMap, ModelState, PostgresClient, PostgresServer, RecordingSink, run_source,
+};
 use vectide_model::{ReadMode, SourceStart, StopSignal};
 
 #[test]
@@ -168,4 +171,100 @@ fn a_trial_reads_and_leaves_nothing_behind() {
     state.wait_until("the slot is gone", |_| {
         database.client().query(slots).is_empty()
     });
+}
+
+/// A long transaction is handed on in parts. When its beginning had become durable and the server told
+/// it again, a moved row took its text from under its old key, where the first part had put another
+/// row's.
+#[test]
+fn a_split_transaction_that_is_told_again_goes_on_behind_its_parts() {
+    let Some(database) = Database::new("split_told_again", &shifted_table(300)) else {
+        return;
+    };
+    let mut config = database.config(&["public.pages"]);
+    config["max_transaction_changes"] = json!(50);
+    let state = ModelState::default();
+    catch_up(&state, open(config.clone()));
+    let changes = Arc::new(Mutex::new(0));
+    let counted = changes.clone();
+    state.observe(move |batch| *counted.lock().unwrap() += batch.changes.len());
+    let mut client = database.client();
+    client.execute("UPDATE pages SET id = id - 1");
+    // Each moved row waits for what is durable with a batch of its own, so this is far in it.
+    state.kill_after(120, 0.0);
+    catch_up(&state, open(config.clone()));
+    state.survive();
+    let first = *changes.lock().unwrap();
+    assert!((100..500).contains(&first), "killed in the middle: {first}");
+    catch_up(&state, open(config));
+    assert_eq!(wrong_texts(&state, &mut client), BTreeMap::new());
+    assert_eq!(state.dead_letters(), []);
+    assert_eq!(state.split_transactions(), 1);
+    assert_eq!(*changes.lock().unwrap(), 600, "nothing is handed on twice");
+}
+
+#[test]
+fn a_split_transaction_goes_on_over_a_broken_connection() {
+    // More than the queues and the sockets between server and source take.
+    let Some(database) = Database::new("split_reconnects", &shifted_table(10_000)) else {
+        return;
+    };
+    let mut config = database.config(&["public.pages"]);
+    config["max_transaction_changes"] = json!(1000);
+    let state = ModelState::default();
+    let run = state.run(open(config), ReadMode::Follow);
+    state.wait_until("caught up", |it| it.times_caught_up() == 1);
+    let changes = Arc::new(Mutex::new(0));
+    let counted = changes.clone();
+    let mut breaking = Some(database.client());
+    state.observe(move |batch| {
+        *counted.lock().unwrap() += batch.changes.len();
+        if let Some(mut client) = breaking.take_if(|_| batch.split_transactions > 0) {
+            client.execute(
+                "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots \
+                 WHERE slot_name = 'split_reconnects'",
+            );
+        }
+    });
+    let mut client = database.client();
+    client.execute("UPDATE pages SET id = id - 1; INSERT INTO pages VALUES (0, 'p', 'the end')");
+    state.wait_until("the end is there", |it| it.rows().contains_key("0"));
+    run.stop().unwrap();
+    assert_eq!(wrong_texts(&state, &mut client), BTreeMap::new());
+    assert_eq!(state.split_transactions(), 1);
+    assert_eq!(
+        *changes.lock().unwrap(),
+        20_001,
+        "nothing is handed on twice"
+    );
+}
+
+/// Rows of which an update tells about 1.5 kB; the bodies lie beside the table.
+fn shifted_table(count: usize) -> String {
+    let last = 100 + count;
+    format!(
+        "CREATE TABLE pages (id int PRIMARY KEY, pad text, body text);
+         ALTER TABLE pages ALTER pad SET STORAGE PLAIN, ALTER body SET STORAGE EXTERNAL;
+         INSERT INTO pages SELECT i, repeat('p', 1500), 'text of ' || i || repeat('x', 1000)
+           FROM generate_series(101, {last}) i;"
+    )
+}
+
+/// Rows whose text is not that of the table, with both.
+fn wrong_texts(
+    state: &ModelState,
+    client: &mut PostgresClient,
+) -> BTreeMap<String, [Option<String>; 2]> {
+    let mut texts = BTreeMap::<String, [Option<String>; 2]>::new();
+    for (key, row) in rows(state) {
+        texts.entry(key).or_default()[0] = row["body"].as_str().map(str::to_owned);
+    }
+    for row in client.query("SELECT id, body FROM pages") {
+        texts.entry(row[0].clone().unwrap()).or_default()[1].clone_from(&row[1]);
+    }
+    texts.retain(|_, [held, there]| held != there);
+    for text in texts.values_mut().flatten().flatten() {
+        *text = text.trim_end_matches('x').to_owned();
+    }
+    texts
 }
