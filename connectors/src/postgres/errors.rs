@@ -36,7 +36,8 @@ impl PgError {
         Self::Protocol(what.into())
     }
 
-    /// Whether trying again can help: the connection broke, the server starts or ends, or is full.
+    /// Whether trying again can help: the connection broke, the server starts or ends, or is full, or a
+    /// table was locked for too long.
     pub(crate) fn is_passing(&self) -> bool {
         match self {
             Self::Connection(_) => true,
@@ -44,7 +45,7 @@ impl PgError {
                 let code = &*error.code;
                 code.starts_with("08")
                     || (code.starts_with("53") && code != "53400")
-                    || matches!(code, "57P01" | "57P02" | "57P03" | "55006")
+                    || matches!(code, "57P01" | "57P02" | "57P03" | "55006" | "55P03")
             }
             _ => false,
         }
@@ -141,6 +142,7 @@ impl End {
                 "42501" => {
                     "grant it: ALTER ROLE name REPLICATION; GRANT USAGE ON SCHEMA, SELECT ON tables"
                 }
+                "55P03" => "a statement that alters the table runs or waits; let it end first",
                 "53400" => "raise max_replication_slots (or drop a slot that nobody uses)",
                 _ if !server.hint.is_empty() => &server.hint,
                 "55006" => "another pipeline or an earlier run reads the slot; end it first",

@@ -1,17 +1,19 @@
 //! One of the connections that read a snapshot side by side.
 //!
-//! Invariant: rows of a chunk are said before its end, and chunks in their order.
+//! Invariant: rows of a chunk are said before its end, and chunks in their order; a reader that is ready
+//! has locked all its tables.
 
 use super::connection::{Answer, Connection, Connector, Purpose, quote_name};
 use super::errors::{End, PgError};
 use super::pgoutput::{Cell, Lsn};
 use super::row::{Column, Columns};
-use super::snapshot::share;
+use super::snapshot::{lock, share};
 use super::tables::Table;
 use super::types::Types;
 use crate::batch::{BYTES_MAX, RECORDS_MAX};
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::backend::DataRowBody;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::SystemTime;
@@ -32,7 +34,7 @@ pub(crate) struct Chunk {
 
 /// What a reader says.
 pub(crate) enum ReaderSays {
-    /// It shares the snapshot.
+    /// It shares the snapshot and has locked its tables.
     Ready,
     /// Some rows.
     Rows(Vec<Change>),
@@ -155,6 +157,11 @@ pub(crate) fn read_chunks<'a>(
     let read = || -> Result<(), PgError> {
         let mut queries = connector.connect(Purpose::Queries)?;
         share(&mut queries, snapshot)?;
+        let chunks: Vec<&Chunk> = chunks.collect();
+        let tables: BTreeSet<usize> = chunks.iter().map(|chunk| chunk.table).collect();
+        for table in tables {
+            lock(&mut queries, &plans[table].quoted)?;
+        }
         say(sender, ReaderSays::Ready)?;
         for chunk in chunks {
             let plan = &plans[chunk.table];

@@ -17,9 +17,15 @@
 //! deleted and came again was read at the cut, a greater offset than its delete's, so the delete is
 //! stale. A table whose file is another one (rewritten, truncated) is read from its first page.
 //!
+//! A statement that alters a table waits for the connections that have locked it, and all that lock it
+//! later wait behind that statement. So a round locks every table on every one of its connections before
+//! it reads, and waits for no lock for long: then it ends, which releases what it holds and lets the
+//! statement through, and the next round sees the altered table.
+//!
 //! Rows held from before the slot was made (`--resnapshot`) that no round saw are deleted at the end.
 //!
-//! Invariant: the number of pages read enters a batch only after all rows of those pages were sent.
+//! Invariant: the number of pages read enters a batch only after all rows of those pages were sent; no
+//! connection holds a lock while another one of the round waits for longer than [`LOCK_TIMEOUT`].
 
 use super::catalog::{VERSION_WITH_GENERATED, show_lsn};
 use super::connection::{Connection, Purpose, quote_text};
@@ -38,6 +44,10 @@ const READER_QUEUE_BATCHES: usize = 4;
 
 /// How often the log tells how far the snapshot is.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Longest wait of a round for a lock: DDL that only touches the catalog is done by then, and what waits
+/// behind a longer one waits for no more than this for the round.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Waits between tries after the connection broke: short at first, and never so long that a
 /// database which is back is left alone.
@@ -149,11 +159,7 @@ impl Session<'_> {
             if table.is_read() {
                 continue;
             }
-            // Held until the round is over, so that the table is not rewritten under the readers.
-            shared.query(&format!(
-                "LOCK TABLE ONLY {} IN ACCESS SHARE MODE",
-                table.facts.quoted()
-            ))?;
+            lock(shared, &table.facts.quoted())?;
             if filenode(shared, table)? != table.filenode {
                 return Err(End::Broken(PgError::Connection(format!(
                     "table `{}` was rewritten while the snapshot was made",
@@ -408,14 +414,22 @@ pub(crate) fn create_slot(
     }
 }
 
-/// Lets a connection see the snapshot.
+/// Lets a connection see the snapshot, and wait for locks no longer than a round may.
 pub(crate) fn share(queries: &mut Connection, snapshot: &str) -> Result<(), PgError> {
     queries.query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
     queries.query(&format!(
         "SET TRANSACTION SNAPSHOT {}",
         quote_text(snapshot)
     ))?;
+    let timeout_ms = LOCK_TIMEOUT.as_millis();
+    queries.query(&format!("SET LOCAL lock_timeout = {timeout_ms}"))?;
     Ok(())
+}
+
+/// Locks a table until the round is over, so that it is not rewritten under the readers.
+pub(crate) fn lock(queries: &mut Connection, quoted: &str) -> Result<(), PgError> {
+    let sql = format!("LOCK TABLE ONLY {quoted} IN ACCESS SHARE MODE");
+    queries.query(&sql).map(drop)
 }
 
 fn first_number(rows: &[Vec<Option<String>>]) -> Result<u64, PgError> {
