@@ -27,7 +27,7 @@
 //! Invariant: the number of pages read enters a batch only after all rows of those pages were sent; no
 //! connection holds a lock while another one of the round waits for longer than [`LOCK_TIMEOUT`].
 
-use super::catalog::{VERSION_WITH_GENERATED, show_lsn};
+use super::catalog::{self, VERSION_WITH_GENERATED, show_lsn};
 use super::connection::{Connection, Purpose, quote_text};
 use super::errors::{End, PgError};
 use super::pgoutput::Lsn;
@@ -48,6 +48,9 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 /// Longest wait of a round for a lock: DDL that only touches the catalog is done by then, and what waits
 /// behind a longer one waits for no more than this for the round.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// SQLSTATE of a name that is no column.
+const UNDEFINED_COLUMN: &str = "42703";
 
 /// Waits between tries after the connection broke: short at first, and never so long that a
 /// database which is back is left alone.
@@ -150,6 +153,8 @@ impl Session<'_> {
     fn plan(&mut self, shared: &mut Connection, cut: Lsn) -> Result<Vec<Chunk>, End> {
         let rows = shared.query("SELECT txid_snapshot_xmin(txid_current_snapshot())")?;
         let xmin = first_number(&rows)?;
+        self.lock_tables(shared)?;
+        self.read_publication(shared)?;
         let options = ColumnOptions {
             has_generated: self.server.version_number >= VERSION_WITH_GENERATED,
             has_prefix: self.has_prefix,
@@ -158,13 +163,6 @@ impl Session<'_> {
         for (index, table) in self.tables.iter_mut().enumerate() {
             if table.is_read() {
                 continue;
-            }
-            lock(shared, &table.facts.quoted())?;
-            if filenode(shared, table)? != table.filenode {
-                return Err(End::Broken(PgError::Connection(format!(
-                    "table `{}` was rewritten while the snapshot was made",
-                    table.facts.name
-                ))));
             }
             table.cut = cut;
             if table.blocks_read == 0 {
@@ -186,6 +184,31 @@ impl Session<'_> {
             .map(|table| (table.blocks_name(), table.filenode));
         files.for_each(|(partition, file)| self.pending.set_fingerprint(&partition, file));
         Ok(chunks)
+    }
+
+    fn lock_tables(&self, shared: &mut Connection) -> Result<(), End> {
+        for table in self.tables.iter().filter(|table| !table.is_read()) {
+            lock(shared, &table.facts.quoted())?;
+            if filenode(shared, table)? != table.filenode {
+                return Err(End::Broken(PgError::Connection(format!(
+                    "table `{}` was rewritten while the snapshot was made",
+                    table.facts.name
+                ))));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what of the tables is published again: making a slot may take long, and between two rounds
+    /// much can happen.
+    fn read_publication(&mut self, shared: &mut Connection) -> Result<(), End> {
+        let facts: Vec<_> = self.tables.iter().map(|it| it.facts.clone()).collect();
+        let (server, name) = (&self.server, &self.publication);
+        let published = catalog::ensure_publication(shared, server, name, &facts, false)?;
+        for (table, published) in self.tables.iter_mut().zip(published) {
+            table.published = published;
+        }
+        Ok(())
     }
 
     fn read_all(
@@ -269,6 +292,11 @@ impl Session<'_> {
                 return Err(End::Stopped);
             }
             match receiver.recv_timeout(AGE_MAX) {
+                // A column that the snapshot has, by a name that the table no longer has: it was altered
+                // before it was locked. The next snapshot has the new name.
+                Ok(ReaderSays::Failed(error)) if error.code() == UNDEFINED_COLUMN => {
+                    return Err(End::Broken(error));
+                }
                 Ok(ReaderSays::Failed(error)) => return Err(error.into()),
                 Ok(says) => return Ok(says),
                 Err(RecvTimeoutError::Timeout) if self.pending.records() > 0 => {
