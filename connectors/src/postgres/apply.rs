@@ -20,11 +20,12 @@
 use super::catalog::{ReplicaIdentity, current_lsn};
 use super::errors::{End, PgError};
 use super::feed::Item;
-use super::pgoutput::{Lsn, Message, OldTuple, Relation, Tuple, decode};
+use super::pgoutput::{Lsn, Message, OldTuple, Relation, Tuple, beginning, decode};
 use super::reader::key_prefix;
 use super::row::{Column, Columns, DecodedRow};
 use super::session::Session;
-use super::tables::{BARRIER, TRANSACTION, TRANSACTION_CHANGES, WAL, is_partition_of};
+use super::tables::{BARRIER, TRANSACTION, TRANSACTION_CHANGES, Table, WAL, is_partition_of};
+use super::too_large::{Removed, removed};
 use crate::batch::{RECORDS_MAX, Unity};
 use crate::envelope::Rejected;
 use bytes::Bytes;
@@ -36,6 +37,9 @@ use vectide_model::{Change, DeadLetter, DeadLetterReason, Key, Position, Row, So
 
 /// Bytes of a transaction that are held; a longer one is split.
 const TRANSACTION_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// What stands before a message of the plugin: kind, places, clock.
+const FRAME_BYTES: usize = 25;
 
 /// Seconds from 1970 to 2000, where PostgreSQL's clock begins.
 const POSTGRES_EPOCH: Duration = Duration::from_secs(946_684_800);
@@ -121,13 +125,20 @@ impl<'a, 'b> Applier<'a, 'b> {
                 }
                 Ok(())
             }
-            // What is no change of rows is not told alike by every connection.
-            Item::TooLarge { bytes, start } if !is_change(&start) => {
-                self.take_too_large(bytes, &start)
-            }
-            Item::TooLarge { .. } if self.is_handed_on()? => Ok(()),
             Item::TooLarge { bytes, start } => {
-                self.take_too_large(bytes, &start)?;
+                let message = start.get(FRAME_BYTES..).unwrap_or_default();
+                if !matches!(message.first(), Some(b'I' | b'U' | b'D')) {
+                    return Err(End::failed(
+                        format!(
+                            "a message of {bytes} bytes about a table is longer than `max_row`"
+                        ),
+                        "raise `max_row`",
+                    ));
+                }
+                if self.is_handed_on()? {
+                    return Ok(());
+                }
+                self.take_too_large(bytes, message)?;
                 self.end_change()
             }
             Item::Message(bytes) => self.take_message(&bytes),
@@ -148,19 +159,31 @@ impl<'a, 'b> Applier<'a, 'b> {
         self.split_if_long()
     }
 
-    fn take_too_large(&mut self, bytes: usize, start: &Bytes) -> Result<(), End> {
-        // The frame, the kind of the message, and the table's number.
-        let relation = start.get(26..30).and_then(|it| it.try_into().ok());
-        let relation = relation.map_or(0, u32::from_be_bytes);
-        if let Some((table, position)) = self.place(relation)? {
-            let name = &self.session.tables[table].facts.name;
-            let detail =
-                format!("a change of table `{name}` has {bytes} bytes, more than `max_row`");
-            let reason = DeadLetterReason::TooLarge;
-            let raw = start.get(25..).unwrap_or_default();
-            self.push_letter(DeadLetter::new(reason, position, None, detail, raw))?;
+    fn take_too_large(&mut self, bytes: usize, message: &[u8]) -> Result<(), End> {
+        let change = beginning(message).map_err(|error| PgError::protocol(error.to_string()))?;
+        let Some((table, position)) = self.place(change.relation)? else {
+            return Ok(());
+        };
+        let removed = removed(self.columns(change.relation)?, &change);
+        let unknown = match removed {
+            Removed::None => "",
+            Removed::Row(key) => {
+                self.push_change(key, None, Vec::new(), position.clone())?;
+                ""
+            }
+            Removed::Unknown(what) => what,
+        };
+        let Table { facts, cut, .. } = &self.session.tables[table];
+        // A delete that is known leaves nothing to tell; the snapshot has the row of a change before it.
+        let is_settled = change.is_delete || position.offset < *cut;
+        if is_settled && unknown.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let name = &facts.name;
+        let detail =
+            format!("a change of table `{name}` has {bytes} bytes, more than `max_row`{unknown}");
+        let reason = DeadLetterReason::TooLarge;
+        self.push_letter(DeadLetter::new(reason, position, None, detail, message))
     }
 
     fn take_message(&mut self, bytes: &Bytes) -> Result<(), End> {
@@ -496,7 +519,7 @@ impl<'a, 'b> Applier<'a, 'b> {
             relation.oid,
             format!("{}.{}", relation.schema, relation.name),
         );
-        let of_name = |table: &super::tables::Table| table.facts.name == name;
+        let of_name = |table: &Table| table.facts.name == name;
         let Some(index) = self.session.tables.iter().position(of_name) else {
             let renamed = self.session.tables.iter().find(|it| it.facts.oid == oid);
             if let Some(table) = renamed {
@@ -594,11 +617,6 @@ impl<'a, 'b> Applier<'a, 'b> {
         queries.close();
         Ok(lsn)
     }
-}
-
-/// Whether a message above the limit is a change of rows, by its kind behind the frame.
-fn is_change(start: &[u8]) -> bool {
-    matches!(start.get(25), Some(b'I' | b'U' | b'D' | b'T'))
 }
 
 fn committed_at(microseconds: i64) -> SystemTime {

@@ -34,6 +34,7 @@ mod snapshot;
 mod stream;
 mod tables;
 mod tls;
+mod too_large;
 mod types;
 mod value;
 

@@ -128,6 +128,19 @@ pub enum Cell<'a> {
     Text(&'a [u8]),
 }
 
+/// What the beginning of a change tells of its rows.
+#[derive(Debug, PartialEq)]
+pub struct Beginning<'a> {
+    /// The table's number.
+    pub relation: u32,
+    /// Whether a row went.
+    pub is_delete: bool,
+    /// The row before, where one is told: its first cells.
+    pub old: Option<OldTuple<'a>>,
+    /// The first cells of the row after.
+    pub new: Tuple<'a>,
+}
+
 /// Why bytes are no message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a replication message: {0}")]
@@ -203,6 +216,48 @@ pub fn decode(bytes: &[u8]) -> Result<Message<'_>, Malformed> {
         kind => return Err(unknown("message", kind)),
     };
     input.end(message)
+}
+
+/// Reads the beginning of a change of a row: the cells that are there in full.
+///
+/// # Errors
+/// For bytes that are none, or too few to tell the table.
+pub fn beginning(bytes: &[u8]) -> Result<Beginning<'_>, Malformed> {
+    let mut input = Input(bytes);
+    let kind = input.u8()?;
+    if !matches!(kind, b'I' | b'U' | b'D') {
+        return Err(unknown("change", kind));
+    }
+    let relation = input.u32()?;
+    let mut tuple_kind = input.u8()?;
+    if !matches!(
+        (kind, tuple_kind),
+        (b'I', b'N') | (b'U', b'N' | b'K' | b'O') | (b'D', b'K' | b'O')
+    ) {
+        return Err(unknown("tuple", tuple_kind));
+    }
+    let mut old = None;
+    let mut is_whole = true;
+    if tuple_kind != b'N' {
+        let tuple;
+        (tuple, is_whole) = input.beginning_of_tuple()?;
+        old = Some(OldTuple {
+            is_whole: tuple_kind == b'O',
+            tuple,
+        });
+        // Of the row after nothing may be there, not even its kind.
+        tuple_kind = input.u8().unwrap_or(0);
+    }
+    let mut new = Tuple::new();
+    if is_whole && tuple_kind == b'N' {
+        new = input.beginning_of_tuple().unwrap_or_default().0;
+    }
+    Ok(Beginning {
+        relation,
+        is_delete: kind == b'D',
+        old,
+        new,
+    })
 }
 
 fn unknown(what: &str, kind: u8) -> Malformed {
@@ -336,18 +391,35 @@ impl<'a> Input<'a> {
         // Every cell has at least its kind.
         let mut cells = Vec::with_capacity(count.min(self.0.len()));
         for _ in 0..count {
-            cells.push(match self.u8()? {
-                b'n' => Cell::Null,
-                b'u' => Cell::Unchanged,
-                b't' => {
-                    let bytes = self.u32()? as usize;
-                    Cell::Text(self.take(bytes)?)
-                }
-                // Binary values come only to those who ask for them, and nobody here does.
-                kind => return Err(unknown("cell", kind)),
-            });
+            cells.push(self.cell()?);
         }
         Ok(cells)
+    }
+
+    fn cell(&mut self) -> Result<Cell<'a>, Malformed> {
+        match self.u8()? {
+            b'n' => Ok(Cell::Null),
+            b'u' => Ok(Cell::Unchanged),
+            b't' => {
+                let bytes = self.u32()? as usize;
+                Ok(Cell::Text(self.take(bytes)?))
+            }
+            // Binary values come only to those who ask for them, and nobody here does.
+            kind => Err(unknown("cell", kind)),
+        }
+    }
+
+    /// The cells that are there in full, and whether these are all.
+    fn beginning_of_tuple(&mut self) -> Result<(Tuple<'a>, bool), Malformed> {
+        let count = usize::from(self.u16()?);
+        let mut cells = Vec::with_capacity(count.min(self.0.len()));
+        while cells.len() < count {
+            match self.cell() {
+                Ok(cell) => cells.push(cell),
+                Err(_) => return Ok((cells, false)),
+            }
+        }
+        Ok((cells, true))
     }
 
     fn truncate(&mut self) -> Result<Message<'a>, Malformed> {
@@ -392,6 +464,7 @@ mod tests {
             b"U\0\0\x40\x01K\0\x02t\0\0\0\x011nN\0\x02t\0\0\0\x012t\0\0\0\x02ab".to_vec(),
             b"U\0\0\x40\x01O\0\x02t\0\0\0\x011t\0\0\0\0N\0\x02t\0\0\0\x012u".to_vec(),
             b"D\0\0\x40\x01K\0\x02t\0\0\0\x011n".to_vec(),
+            b"D\0\0\x40\x01O\0\x02t\0\0\0\x011t\0\0\0\x02ab".to_vec(),
             b"T\0\0\0\x02\x01\0\0\x40\x01\0\0\x40\x02".to_vec(),
             b"O\0\0\0\0\0\0\0\0a\0".to_vec(),
         ]
@@ -440,7 +513,7 @@ mod tests {
         assert!(old.is_whole);
         assert_eq!(old.tuple, [Cell::Text(b"1"), Cell::Text(b"")]);
         assert_eq!(
-            decoded[8],
+            decoded[9],
             Message::Truncate {
                 relations: vec![0x4001, 0x4002]
             }
@@ -455,6 +528,37 @@ mod tests {
             }
             let longer = [&bytes[..], b"x"].concat();
             assert!(decode(&longer).is_err(), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn the_beginning_of_a_change_is_that_of_the_change() {
+        fn cells<'a>(old: &Option<OldTuple<'a>>) -> Tuple<'a> {
+            old.as_ref().map_or_else(Vec::new, |old| old.tuple.clone())
+        }
+        let is_beginning = |begun: &[Cell<'_>], whole: &[Cell<'_>]| whole.starts_with(begun);
+        for bytes in examples() {
+            let (old, new) = match decode(&bytes).unwrap() {
+                Message::Insert { new, .. } => (None, new),
+                Message::Update { old, new, .. } => (old, new),
+                Message::Delete { old, .. } => (Some(old), Vec::new()),
+                _ => {
+                    assert!(beginning(&bytes).is_err(), "{bytes:?}");
+                    continue;
+                }
+            };
+            let whole = beginning(&bytes).unwrap();
+            assert_eq!((&whole.old, &whole.new), (&old, &new));
+            assert_eq!(
+                (whole.relation, whole.is_delete),
+                (0x4001, bytes[0] == b'D')
+            );
+            for end in 8..bytes.len() {
+                let begun = beginning(&bytes[..end]).unwrap();
+                assert!(is_beginning(&cells(&begun.old), &cells(&old)), "{begun:?}");
+                assert!(is_beginning(&begun.new, &new), "{begun:?}");
+                assert!(begun.new.is_empty() || cells(&begun.old) == cells(&old));
+            }
         }
     }
 
@@ -481,12 +585,13 @@ mod tests {
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
             let _ = decode(&bytes);
+            let _ = beginning(&bytes);
             let _ = replication(&bytes);
         }
 
         #[test]
         fn no_mutation_panics(
-            example in 0_usize..10,
+            example in 0_usize..11,
             edits in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..8),
             cut in any::<proptest::sample::Index>(),
         ) {
@@ -497,6 +602,7 @@ mod tests {
             }
             let _ = decode(&bytes);
             let _ = decode(&bytes[..cut.index(bytes.len())]);
+            let _ = beginning(&bytes[..cut.index(bytes.len())]);
         }
     }
 }

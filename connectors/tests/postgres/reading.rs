@@ -282,3 +282,45 @@ fn a_row_above_the_limit_is_a_dead_letter_and_the_rest_goes_on() {
         );
     }
 }
+
+/// A row grew above the limit and was then deleted: the delete tells the whole row with REPLICA
+/// IDENTITY FULL, so it was above the limit as well, and the row held stayed for ever.
+#[test]
+fn a_delete_above_the_limit_is_a_delete() {
+    let Some(database) = Database::new(
+        "delete_above_the_limit",
+        "CREATE TABLE fully (id int PRIMARY KEY, body text); ALTER TABLE fully REPLICA IDENTITY FULL;
+         INSERT INTO fully SELECT i, 'small' FROM generate_series(1, 4) i;
+         CREATE TABLE keyed (body text, id int NOT NULL); ALTER TABLE keyed REPLICA IDENTITY FULL;
+         INSERT INTO keyed VALUES ('small', 1);",
+    ) else {
+        return;
+    };
+    let mut config = database.config(&["public.fully", "public.keyed"]);
+    config["max_row"] = json!("128KiB");
+    config["keys"] = json!({"public.keyed": ["id"]});
+    let state = ModelState::default();
+    catch_up(&state, open(config.clone()));
+    assert_eq!(state.rows().len(), 5);
+    let mut client = database.client();
+    let grown = "repeat('x', 300000)";
+    client.execute(&format!("UPDATE fully SET body = {grown} WHERE id = 1"));
+    client.execute("DELETE FROM fully WHERE id = 1");
+    // The new row is above the limit, and the old one is gone; the same key is no delete.
+    client.execute(&format!(
+        "UPDATE fully SET id = 20, body = {grown} WHERE id = 2"
+    ));
+    client.execute(&format!("UPDATE fully SET body = {grown} WHERE id = 3"));
+    // The key stands behind the text, so what becomes of the row held is not known.
+    client.execute(&format!("UPDATE keyed SET body = {grown}"));
+    client.execute("DELETE FROM keyed");
+    catch_up(&state, open(config));
+    let keys: Vec<String> = rows(&state).into_keys().collect();
+    assert_eq!(keys, ["public.fully/3", "public.fully/4", "public.keyed/1"]);
+    let letters = state.dead_letters();
+    let details: Vec<&str> = letters.iter().map(|it| &*it.detail).collect();
+    assert_eq!(letters.len(), 5, "{details:?}");
+    let lost: Vec<_> = details.iter().filter(|it| it.contains("delete")).collect();
+    assert_eq!(lost.len(), 2, "{details:?}");
+    assert!(lost[1].contains("`public.keyed`"), "{details:?}");
+}
