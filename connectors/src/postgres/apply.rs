@@ -17,7 +17,7 @@
 //! or over a stretch without any transaction of ours; a change is applied once. Parts end between two
 //! changes of the source, but for a TRUNCATE, which may be applied again: it only deletes.
 
-use super::catalog::{ReplicaIdentity, current_lsn};
+use super::catalog::{KeyType, ReplicaIdentity, current_lsn};
 use super::errors::{End, PgError};
 use super::feed::Item;
 use super::pgoutput::{Lsn, Message, OldTuple, Relation, Tuple, beginning, decode};
@@ -564,6 +564,17 @@ impl<'a, 'b> Applier<'a, 'b> {
                 "table `{}` was dropped and made anew",
                 facts.name
             )));
+        }
+        for (name, before) in facts.key.iter().zip(&facts.key_types) {
+            let column = relation.columns.iter().find(|it| it.name == *name);
+            let now = column.map(|it| KeyType::new(it.type_oid, it.type_modifier));
+            if now.is_some_and(|now| now != *before) {
+                return Err(End::PositionLost(format!(
+                    "column `{name}`, which identifies the rows of table `{}`, is of another type now: \
+                     keys are told otherwise",
+                    facts.name
+                )));
+            }
         }
         // With FULL every column is of the identity, whatever the key is.
         if facts.replica_identity == ReplicaIdentity::Full || relation.replica_identity == b'f' {

@@ -38,6 +38,43 @@ pub(crate) enum ReplicaIdentity {
     Index,
 }
 
+/// The type of a key's column, as far as it decides what the key's text is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeyType {
+    oid: u32,
+    modifier: i32,
+}
+
+impl KeyType {
+    /// The type as catalog and stream tell it. An integer has the same text in every width, and a text
+    /// whatever its longest length is.
+    pub(crate) fn new(oid: u32, modifier: i32) -> Self {
+        match oid {
+            // int8, int2, int4.
+            20 | 21 | 23 => Self {
+                oid: 20,
+                modifier: -1,
+            },
+            // text, varchar.
+            25 | 1043 => Self {
+                oid: 25,
+                modifier: -1,
+            },
+            _ => Self { oid, modifier },
+        }
+    }
+
+    fn of(row: &TextRow) -> Self {
+        let oid = text(row, 1).parse().unwrap_or(0);
+        Self::new(oid, text(row, 2).parse().unwrap_or(-1))
+    }
+
+    /// The type as text of a fingerprint.
+    pub(crate) fn shown(self) -> String {
+        format!("{}({})", self.oid, self.modifier)
+    }
+}
+
 /// A table as the catalog has it.
 #[derive(Clone, Debug)]
 pub(crate) struct TableFacts {
@@ -49,6 +86,8 @@ pub(crate) struct TableFacts {
     pub(crate) replica_identity: ReplicaIdentity,
     /// The columns of a row's key.
     pub(crate) key: Vec<String>,
+    /// Their types.
+    pub(crate) key_types: Vec<KeyType>,
     /// Rows in a page, about.
     pub(crate) rows_per_page: f64,
 }
@@ -203,7 +242,7 @@ pub(crate) fn table(
     };
     let oid = text(&row, 0).parse().unwrap_or(0);
     let configured = config.keys.get(&full_name);
-    let key = key_columns(connection, oid, replica_identity, configured)?;
+    let (key, key_types) = key_columns(connection, oid, replica_identity, configured)?;
     let (tuples, pages): (f64, f64) = (
         text(&row, 5).parse().unwrap_or(0.0),
         text(&row, 6).parse().unwrap_or(0.0),
@@ -215,6 +254,7 @@ pub(crate) fn table(
         oid,
         replica_identity,
         key,
+        key_types,
         // A table that was never analysed: rows of ordinary size.
         rows_per_page: if tuples > 0.0 && pages > 0.0 {
             tuples / pages
@@ -249,21 +289,31 @@ fn key_columns(
     oid: u32,
     identity: ReplicaIdentity,
     configured: Option<&Vec<String>>,
-) -> Result<Vec<String>, End> {
-    if let Some(columns) = configured {
-        return Ok(columns.clone());
+) -> Result<(Vec<String>, Vec<KeyType>), End> {
+    if let Some(names) = configured {
+        let rows = connection.query(&format!(
+            "SELECT attname, atttypid, atttypmod FROM pg_catalog.pg_attribute \
+             WHERE attrelid = {oid} AND attnum > 0 AND NOT attisdropped"
+        ))?;
+        let of_name = |name: &String| rows.iter().find(|row| text(row, 0) == name);
+        // That a column is missing is told where the columns are looked at.
+        let kinds = names.iter().filter_map(of_name).map(KeyType::of);
+        return Ok((names.clone(), kinds.collect()));
     }
     let index = match identity {
         ReplicaIdentity::Index => "i.indisreplident",
         _ => "i.indisprimary",
     };
     let rows = connection.query(&format!(
-        "SELECT a.attname FROM pg_catalog.pg_index i \
+        "SELECT a.attname, a.atttypid, a.atttypmod FROM pg_catalog.pg_index i \
          CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k (attnum, place) \
          JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum \
          WHERE i.indrelid = {oid} AND {index} AND k.place <= i.indnkeyatts ORDER BY k.place"
     ))?;
-    Ok(rows.iter().map(|row| text(row, 0).to_owned()).collect())
+    let columns = rows
+        .iter()
+        .map(|row| (text(row, 0).to_owned(), KeyType::of(row)));
+    Ok(columns.unzip())
 }
 
 fn check_identity(facts: &TableFacts, quoted: &str, is_configured: bool) -> Result<(), End> {

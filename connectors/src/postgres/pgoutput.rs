@@ -101,6 +101,8 @@ pub struct RelationColumn {
     pub name: String,
     /// The number of its type.
     pub type_oid: u32,
+    /// The type's modifier (a length, a precision); -1 without one.
+    pub type_modifier: i32,
     /// Whether it is part of the replica identity.
     pub is_identity: bool,
 }
@@ -339,11 +341,11 @@ impl<'a> Input<'a> {
             let is_identity = self.u8()? & 1 != 0;
             let name = self.text()?;
             let type_oid = self.u32()?;
-            // The type's modifier.
-            self.take(4)?;
+            let type_modifier = self.array().map(i32::from_be_bytes)?;
             columns.push(RelationColumn {
                 name,
                 type_oid,
+                type_modifier,
                 is_identity,
             });
         }
@@ -442,7 +444,7 @@ mod tests {
     fn relation() -> Vec<u8> {
         let mut bytes = b"R\0\0\x40\x01public\0pages\0d\0\x02".to_vec();
         bytes.extend(b"\x01id\0\0\0\0\x17\xff\xff\xff\xff");
-        bytes.extend(b"\x00body\0\0\0\0\x19\xff\xff\xff\xff");
+        bytes.extend(b"\x00body\0\0\0\x04\x13\0\0\0\x06");
         bytes
     }
 
@@ -496,9 +498,9 @@ mod tests {
         let columns: Vec<_> = relation
             .columns
             .iter()
-            .map(|it| (&*it.name, it.type_oid, it.is_identity))
+            .map(|it| (&*it.name, it.type_oid, it.type_modifier, it.is_identity))
             .collect();
-        assert_eq!(columns, [("id", 23, true), ("body", 25, false)]);
+        assert_eq!(columns, [("id", 23, -1, true), ("body", 1043, 6, false)]);
         assert_eq!(
             decoded[4],
             Message::Update {

@@ -106,6 +106,9 @@ impl Table {
             }
             let what = if partition == self.partition {
                 format!("table `{name}` was dropped and made anew")
+            } else if partition == self.key_types_name() {
+                let key = self.facts.key.join(", ");
+                format!("a column of the key ({key}) of table `{name}` is of another type now")
             } else {
                 let key = self.facts.key.join(", ");
                 let prefix = match self.has_prefix {
@@ -119,16 +122,27 @@ impl Table {
         Ok(())
     }
 
-    /// What tells the table from another one of its name.
-    pub(crate) fn fingerprints(&self) -> [(Partition, u64); 2] {
+    /// What tells the table from another one of its name. States from before the types were recorded
+    /// have no word of them, and get one.
+    pub(crate) fn fingerprints(&self) -> [(Partition, u64); 3] {
         let key = format!("{}\0{}", self.facts.key.join("\0"), self.has_prefix);
+        let types: Vec<String> = self.facts.key_types.iter().map(|it| it.shown()).collect();
+        let types = types.join("\0");
         [
             (self.partition.clone(), u64::from(self.facts.oid)),
             (
                 Partition::from(format!("{}/key", self.partition)),
                 xxhash_rust::xxh3::xxh3_64(key.as_bytes()),
             ),
+            (
+                self.key_types_name(),
+                xxhash_rust::xxh3::xxh3_64(types.as_bytes()),
+            ),
         ]
+    }
+
+    fn key_types_name(&self) -> Partition {
+        Partition::from(format!("{}/key_types", self.partition))
     }
 
     pub(crate) fn blocks_name(&self) -> Partition {

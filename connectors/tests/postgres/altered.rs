@@ -1,9 +1,10 @@
-//! Tables that are altered while a source reads them: it goes on and has what they have.
+//! Tables that are altered while a source reads them: either it goes on and has what they have, or it
+//! ends and says what happened.
 
-use crate::support::{Database, rows};
+use crate::support::{Database, catch_up, failure, open, rows};
 use serde_json::json;
 use std::time::Duration;
-use vectide_connectors::testing::ModelState;
+use vectide_connectors::testing::{HeldMap, ModelState, RecordingSink, Resume, run_source};
 use vectide_model::ReadMode;
 
 /// The connection that plans a round held the table and did nothing; an ALTER waited for it, and the
@@ -71,4 +72,53 @@ fn a_column_that_comes_while_the_slot_is_made_is_in_the_copy() {
         rows(&state)["1"],
         json!({"id": 1, "heading": "a", "extra": 7})
     );
+}
+
+/// A key column that becomes another type has other texts: rows came under new keys, and those under
+/// the old ones stayed for ever.
+#[test]
+fn a_key_of_another_type_is_told() {
+    let Some(database) = Database::new(
+        "key_of_another_type",
+        "CREATE TABLE pages (id int, lang varchar(2), PRIMARY KEY (id, lang));
+         INSERT INTO pages VALUES (1, 'en');",
+    ) else {
+        return;
+    };
+    let state = ModelState::default();
+    let mut client = database.client();
+    catch_up(&state, database.source(&["public.pages"]));
+    // Numbers are told as numbers, however wide; texts as texts, however long.
+    client.execute("ALTER TABLE pages ALTER id TYPE bigint, ALTER lang TYPE text");
+    client.execute("INSERT INTO pages VALUES (2, 'de')");
+    catch_up(&state, database.source(&["public.pages"]));
+    assert_eq!(rows(&state).len(), 2);
+    let run = state.run(database.source(&["public.pages"]), ReadMode::Follow);
+    state.wait_until("caught up", |it| it.times_caught_up() == 3);
+    client.execute("ALTER TABLE pages ALTER id TYPE numeric(8,2)");
+    client.execute("INSERT INTO pages VALUES (3, 'fr')");
+    state.wait_until("the source has ended", |_| run.is_finished());
+    let error = run.join().unwrap_err().to_string();
+    assert!(error.contains("column `id`"), "{error}");
+    assert!(error.contains("--resnapshot source"), "{error}");
+    // Also when it happened while the source did not run.
+    let error = failure(&state, database.config(&["public.pages"]));
+    assert!(error.contains("another type"), "{error}");
+    // A state from before types were recorded is no false alarm.
+    let mut config = database.config(&["public.pages"]);
+    config["slot"] = json!("key_of_another_type_anew");
+    let fresh = ModelState::default();
+    catch_up(&fresh, open(config.clone()));
+    let (mut before, kinds) = (fresh.resume(), "public.pages/key_types");
+    assert!(before.fingerprints.remove(kinds).is_some());
+    let mut run = run_source(
+        open(config),
+        before,
+        HeldMap::default(),
+        ReadMode::UntilCaughtUp,
+        RecordingSink::default(),
+    );
+    run.join().unwrap();
+    let after = run.resume(Resume::default()).fingerprints;
+    assert!(after.contains_key(kinds));
 }
