@@ -4,7 +4,8 @@
 //! A server ends a connection whose client is silent for a minute, and a full pipeline may block for
 //! longer.
 //!
-//! Invariant: the server is told only places before which everything is durable.
+//! Invariant: the server is told only places before which everything is durable; of a trial, of which
+//! nothing ever is, those before which everything was handed on.
 
 use super::connection::{Connection, Frame};
 use super::errors::PgError;
@@ -13,7 +14,7 @@ use super::tables::WAL;
 use bytes::Bytes;
 use postgres_protocol::message::backend::{self, Message};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -52,6 +53,23 @@ pub(crate) enum Item {
 /// Items in their order, or why there are no more.
 pub(crate) type Parcel = Result<Vec<Item>, PgError>;
 
+/// What the server need not tell again.
+pub(crate) enum Settled {
+    /// What is durable.
+    Durable(Arc<dyn HeldRows>),
+    /// Of a trial: what was handed on. Its slot would keep the server's log for as long as it looks.
+    HandedOn(Arc<AtomicU64>),
+}
+
+impl Settled {
+    fn place(&self) -> Lsn {
+        match self {
+            Self::Durable(held) => held.durable_positions().get(WAL).copied().unwrap_or(0),
+            Self::HandedOn(place) => place.load(Ordering::Relaxed),
+        }
+    }
+}
+
 /// The thread's handle: it ends with it.
 pub(crate) struct Feed {
     pub(crate) parcels: Option<Receiver<Parcel>>,
@@ -61,12 +79,12 @@ pub(crate) struct Feed {
 
 impl Feed {
     /// Takes over a connection on which the stream has begun.
-    pub(crate) fn start(connection: Connection, held: Arc<dyn HeldRows>) -> Result<Self, PgError> {
+    pub(crate) fn start(connection: Connection, settled: Settled) -> Result<Self, PgError> {
         let (sender, parcels) = sync_channel(QUEUE_PARCELS);
         let closing = Arc::new(AtomicBool::new(false));
         let mut reader = FeedReader {
             connection,
-            held,
+            settled,
             closing: closing.clone(),
             sender,
             items: Vec::new(),
@@ -107,7 +125,7 @@ impl Drop for Feed {
 
 struct FeedReader {
     connection: Connection,
-    held: Arc<dyn HeldRows>,
+    settled: Settled,
     closing: Arc<AtomicBool>,
     sender: SyncSender<Parcel>,
     items: Vec<Item>,
@@ -177,7 +195,7 @@ impl FeedReader {
         Ok(())
     }
 
-    /// Tells what is durable when it is time or the server asks.
+    /// Tells what is settled when it is time or the server asks.
     fn tell(&mut self) -> Result<(), PgError> {
         let is_due = self
             .told_at
@@ -185,9 +203,7 @@ impl FeedReader {
         if !is_due && !self.is_asked {
             return Ok(());
         }
-        let durable = self.held.durable_positions();
-        let durable = durable.get(WAL).copied().unwrap_or(0);
-        self.connection.send_status(durable, is_due)?;
+        self.connection.send_status(self.settled.place(), is_due)?;
         self.is_asked = false;
         if is_due {
             self.told_at = Some(Instant::now());

@@ -14,6 +14,8 @@ use super::tables::{BARRIER, SWEEP, SYSTEM, TIMELINE, Table, WAL};
 use super::types::Types;
 use crate::batch::{PendingBatch, Unity};
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use vectide_model::{Key, Partition, ReadMode, SourceSink, SourceStart};
 
 /// Tries at the start before an unreachable database ends the source: about a minute.
@@ -36,6 +38,8 @@ pub(crate) struct Session<'a> {
     pub(crate) timeline: u64,
     /// Everything before this place of the log was put into batches.
     pub(crate) position: Lsn,
+    /// Everything before this place of the log was handed on, as the stream's thread asks for it.
+    pub(crate) handed_on: Arc<AtomicU64>,
     pub(crate) barrier: u64,
     pub(crate) pending: PendingBatch,
     /// Rows held from an earlier reading that were not seen so far.
@@ -106,6 +110,7 @@ impl<'a> Session<'a> {
             has_prefix,
             slot: config.slot_name(&start.name),
             position: recorded(WAL).unwrap_or(0),
+            handed_on: Arc::default(),
             barrier: recorded(BARRIER).unwrap_or(0),
             start,
             config,
@@ -311,8 +316,14 @@ impl<'a> Session<'a> {
         sink: &mut dyn SourceSink,
         unity: Unity,
     ) -> Result<(), End> {
-        if !self.pending.is_empty() {
-            sink.send(self.pending.take(unity))?;
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let batch = self.pending.take(unity);
+        let place = batch.positions.get(WAL).copied();
+        sink.send(batch)?;
+        if let Some(place) = place {
+            self.handed_on.store(place, Ordering::Relaxed);
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use super::apply::Applier;
 use super::catalog::{identify, show_lsn};
 use super::connection::{Connection, Purpose};
 use super::errors::{End, PgError};
-use super::feed::Feed;
+use super::feed::{Feed, Settled};
 use super::pgoutput::Lsn;
 use super::session::Session;
 use super::snapshot::BACKOFF;
@@ -112,7 +112,11 @@ impl Follower<'_, '_> {
             at = show_lsn(session.position),
             "following the stream"
         );
-        let feed = Feed::start(connection, session.start.held.clone())?;
+        let settled = match session.start.is_trial {
+            true => Settled::HandedOn(session.handed_on.clone()),
+            false => Settled::Durable(session.start.held.clone()),
+        };
+        let feed = Feed::start(connection, settled)?;
         self.follow_feed(&feed)
     }
 

@@ -1,7 +1,7 @@
 //! Restarts, lost slots, servers that go and come, trials: where reading goes on, and what the server
 //! is told.
 
-use crate::support::{Database, catch_up, failure, open, rows};
+use crate::support::{Database, catch_up, failure, large, open, rows};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -171,6 +171,63 @@ fn a_trial_reads_and_leaves_nothing_behind() {
     state.wait_until("the slot is gone", |_| {
         database.client().query(slots).is_empty()
     });
+}
+
+/// A trial holds nothing and nothing of it becomes durable: it waited for ever for what it had sent,
+/// and told the server that nothing was taken, so that the log grew while somebody looked.
+#[test]
+fn a_trial_waits_for_nothing_and_moves_its_slot() {
+    let Some(database) = Database::new(
+        "trial_moves_on",
+        "CREATE TABLE pages (id int PRIMARY KEY, body text);
+         ALTER TABLE pages ALTER body SET STORAGE EXTERNAL;
+         CREATE PUBLICATION vectide_source FOR TABLE pages;",
+    ) else {
+        return;
+    };
+    let mut client = database.client();
+    client.execute(&format!("INSERT INTO pages VALUES (1, '{}')", large(1)));
+    let state = ModelState::default();
+    let partial = Arc::new(Mutex::new(Vec::new()));
+    let seen = partial.clone();
+    state.observe(move |batch| {
+        let left_out = batch.changes.iter().map(|it| it.unchanged_fields.clone());
+        seen.lock()
+            .unwrap()
+            .extend(left_out.filter(|it| !it.is_empty()));
+    });
+    let stop = StopSignal::new();
+    let start = SourceStart {
+        name: "source".into(),
+        positions: BTreeMap::new(),
+        fingerprints: BTreeMap::new(),
+        held: Arc::new(HeldMap::default()),
+        mode: ReadMode::Follow,
+        is_trial: true,
+        stop: stop.clone(),
+    };
+    let source = database.source(&["public.pages"]);
+    let mut sink = state.clone();
+    let thread = std::thread::spawn(move || source.run(start, &mut sink));
+    state.wait_until("caught up", |it| it.times_caught_up() == 1);
+    client.execute("UPDATE pages SET id = 2");
+    client.execute("TRUNCATE pages; INSERT INTO pages VALUES (3, 'c')");
+    state.wait_until("the row behind it is there", |it| {
+        it.rows().contains_key("3")
+    });
+    assert_eq!(*partial.lock().unwrap(), [vec!["body".into()]]);
+    let end = client.query("SELECT pg_current_wal_lsn()")[0][0]
+        .clone()
+        .unwrap();
+    let moved = format!(
+        "SELECT FROM pg_replication_slots WHERE database = 'trial_moves_on' \
+         AND confirmed_flush_lsn >= '{end}'"
+    );
+    state.wait_until("the slot has moved", |_| {
+        !database.client().query(&moved).is_empty()
+    });
+    stop.stop();
+    thread.join().unwrap().unwrap();
 }
 
 /// A long transaction is handed on in parts. When its beginning had become durable and the server told
