@@ -10,7 +10,7 @@ use super::connection::{Connection, Connector, Purpose};
 use super::errors::{End, PgError};
 use super::pgoutput::Lsn;
 use super::snapshot::{BACKOFF, Exported, create_slot};
-use super::tables::{BARRIER, SWEEP, SYSTEM, TIMELINE, Table, WAL};
+use super::tables::{BARRIER, SWEEP, SYSTEM, TIMELINE, Table, WAL, left_name, left_out};
 use super::types::Types;
 use crate::batch::{PendingBatch, Unity};
 use std::collections::HashSet;
@@ -136,6 +136,7 @@ impl<'a> Session<'a> {
         if start.positions.contains_key(WAL) {
             self.check_cluster()?;
             with_patience(start, || self.check_slot())?;
+            self.note_left_out();
             if start.positions.get(SWEEP) == Some(&1) {
                 // The rows not yet seen are not recorded, so all are looked at again.
                 self.unseen = self.held_keys()?;
@@ -146,6 +147,26 @@ impl<'a> Session<'a> {
             return Ok(None);
         }
         with_patience(start, || self.begin()).map(Some)
+    }
+
+    /// Marks tables that were read and are no longer among the configured ones, before the stream goes
+    /// on without them: the mark is in the next batch, and no place behind this one before it.
+    fn note_left_out(&mut self) {
+        let tables = self.tables.iter();
+        let configured: Vec<&str> = tables.map(|it| &*it.facts.name).collect();
+        let recorded = &self.start.positions;
+        for partition in left_out(recorded, &configured) {
+            tracing::warn!(
+                source = &*self.start.name,
+                table = &**partition,
+                "the table is no longer among `tables`: its rows stay as they are until the source is \
+                 read anew (--resnapshot)"
+            );
+            let mark = left_name(partition);
+            if !recorded.contains_key(&mark) {
+                self.pending.set_position(&mark, self.position);
+            }
+        }
     }
 
     fn held_keys(&self) -> Result<HashSet<Key>, End> {

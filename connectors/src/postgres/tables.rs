@@ -7,6 +7,7 @@
 //! | `public.pages` | the cut: the snapshot has what was committed before it |
 //! | `public.pages/snapshot` | pages of the table that were read; 4294967295 when all were |
 //! | `public.pages/xmin` | transactions from this number on were not all in its first snapshot |
+//! | `public.pages/left` | where reading stood when the table was first not among the configured ones |
 //! | `sweep` | 1 while rows of an earlier reading may have to be removed |
 //! | `barrier` | counts the times that the source waited for its changes to be durable |
 //! | `transaction` | where the commit stands of the last transaction of which only a part was handed on |
@@ -15,9 +16,12 @@
 //! Rows carry the table's partition. When a source that holds rows is read anew, its partitions are
 //! new ones (`public.pages@1A2B3C`), as the places of the rows held may belong to another log.
 //!
+//! The stream goes on without a table that is taken out of the configuration, and what it tells of that
+//! table then is never told again: one that is put back has a gap, and must be read anew.
+//!
 //! Invariant: a table has one partition, one number and one key for as long as its rows are held.
 
-use super::catalog::{PublishedTable, TableFacts};
+use super::catalog::{PublishedTable, TableFacts, show_lsn};
 use super::errors::End;
 use super::pgoutput::Lsn;
 use super::row::Columns;
@@ -88,6 +92,14 @@ impl Table {
             xmin: 0,
             filenode: 0,
         };
+        let left = start.positions.get(&left_name(&table.partition));
+        if let Some(left) = left {
+            return Err(End::PositionLost(format!(
+                "table `{}` was not among `tables` for a time: what happened in it since {} was not read",
+                table.facts.name,
+                show_lsn(*left)
+            )));
+        }
         table.check_fingerprints(&start.fingerprints)?;
         let position = |name: &str| start.positions.get(name).copied().unwrap_or(0);
         table.cut = position(&table.partition);
@@ -176,6 +188,24 @@ impl Table {
     }
 }
 
+/// Where it is noted that a table was not among the configured ones.
+pub(crate) fn left_name(partition: &str) -> Partition {
+    Partition::from(format!("{partition}/left"))
+}
+
+/// The recorded partitions of tables that are not among `configured`.
+pub(crate) fn left_out<'a>(recorded: &'a Places, configured: &[&str]) -> Vec<&'a Partition> {
+    let is_table = |partition: &&Partition| {
+        ["snapshot", "xmin"]
+            .iter()
+            .all(|it| recorded.contains_key(&*format!("{partition}/{it}")))
+    };
+    let is_configured =
+        |partition: &&Partition| configured.iter().any(|it| is_partition_of(it, partition));
+    let tables = recorded.keys().filter(is_table);
+    tables.filter(|it| !is_configured(it)).collect()
+}
+
 /// Whether rows of the partition are rows of the table, in any generation.
 pub(crate) fn is_partition_of(table: &str, partition: &str) -> bool {
     let Some(rest) = partition.strip_prefix(table) else {
@@ -188,6 +218,32 @@ pub(crate) fn is_partition_of(table: &str, partition: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tables_that_are_left_out() {
+        let names = [
+            "wal",
+            "transaction",
+            "transaction/changes",
+            "public.a",
+            "public.a/snapshot",
+            "public.a/xmin",
+            "public.b@1A",
+            "public.b@1A/left",
+            "public.b@1A/snapshot",
+            "public.b@1A/xmin",
+        ];
+        let recorded: Places = names
+            .iter()
+            .map(|name| (Partition::from(*name), 1))
+            .collect();
+        let left = |configured: &[&str]| left_out(&recorded, configured);
+        assert_eq!(left(&["public.a", "public.b"]), [] as [&Partition; 0]);
+        assert_eq!(
+            left(&["public.a", "public.c"]),
+            [&Partition::from("public.b@1A")]
+        );
+    }
 
     #[test]
     fn partitions_of_a_table() {
