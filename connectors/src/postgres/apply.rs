@@ -528,11 +528,7 @@ impl<'a, 'b> Applier<'a, 'b> {
         let Some(index) = self.session.tables.iter().position(of_name) else {
             let renamed = self.session.tables.iter().find(|it| it.facts.oid == oid);
             if let Some(table) = renamed {
-                return Err(End::failed(
-                    format!("table `{}` is named `{name}` now", table.facts.name),
-                    "name it so under `tables`, and read the source anew: vectide run CONFIG \
-                     --resnapshot SOURCE",
-                ));
+                return Err(End::renamed(&table.facts.name, &name));
             }
             self.relations.insert(oid, None);
             return Ok(());

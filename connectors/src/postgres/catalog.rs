@@ -12,8 +12,8 @@ use super::pgoutput::Lsn;
 /// Older servers are no longer maintained, and have no scan of a range of pages.
 const VERSION_LEAST: u32 = 140_000;
 
-/// Publications have lists of columns and conditions on rows from here on.
-const VERSION_WITH_FILTERS: u32 = 150_000;
+/// Publications have lists of columns, conditions on rows and whole schemas from here on.
+pub(crate) const VERSION_WITH_FILTERS: u32 = 150_000;
 
 /// Generated columns can be published from here on.
 pub(crate) const VERSION_WITH_GENERATED: u32 = 180_000;
@@ -36,6 +36,28 @@ pub(crate) enum ReplicaIdentity {
     Nothing,
     Full,
     Index,
+}
+
+impl ReplicaIdentity {
+    /// By the catalog's letter.
+    pub(crate) fn of(letter: &str) -> Self {
+        match letter {
+            "f" => Self::Full,
+            "i" => Self::Index,
+            "n" => Self::Nothing,
+            _ => Self::Default,
+        }
+    }
+
+    /// As statements name it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Default => "DEFAULT",
+            Self::Full => "FULL",
+            Self::Index => "USING INDEX",
+            Self::Nothing => "NOTHING",
+        }
+    }
 }
 
 /// The type of a key's column, as far as it decides what the key's text is.
@@ -234,12 +256,7 @@ pub(crate) fn table(
             ),
         ));
     }
-    let replica_identity = match text(&row, 2) {
-        "f" => ReplicaIdentity::Full,
-        "i" => ReplicaIdentity::Index,
-        "n" => ReplicaIdentity::Nothing,
-        _ => ReplicaIdentity::Default,
-    };
+    let replica_identity = ReplicaIdentity::of(text(&row, 2));
     let oid = text(&row, 0).parse().unwrap_or(0);
     let configured = config.keys.get(&full_name);
     let (key, key_types) = key_columns(connection, oid, replica_identity, configured)?;

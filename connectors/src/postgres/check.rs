@@ -1,7 +1,7 @@
 //! What `vectide validate --connect` says of a source: server, role, tables, publication, slot, a line
 //! each. Nothing is changed.
 
-use super::catalog::{self, ReplicaIdentity, Server, TableFacts, show_lsn};
+use super::catalog::{self, Server, TableFacts, show_lsn};
 use super::config::PostgresConfig;
 use super::connection::{Connection, Connector, Purpose};
 use super::errors::End;
@@ -97,15 +97,10 @@ pub(crate) fn end_of_log(
 }
 
 fn describe(table: &TableFacts) -> String {
-    let identity = match table.replica_identity {
-        ReplicaIdentity::Default => "DEFAULT",
-        ReplicaIdentity::Full => "FULL",
-        ReplicaIdentity::Index => "USING INDEX",
-        ReplicaIdentity::Nothing => "NOTHING",
-    };
     format!(
-        "key ({}), REPLICA IDENTITY {identity}",
-        table.key.join(", ")
+        "key ({}), REPLICA IDENTITY {}",
+        table.key.join(", "),
+        table.replica_identity.as_str()
     )
 }
 

@@ -105,6 +105,14 @@ impl End {
         }
     }
 
+    pub(crate) fn renamed(table: &str, now: &str) -> Self {
+        Self::failed(
+            format!("table `{table}` is named `{now}` now"),
+            "name it so under `tables`, and read the source anew: vectide run CONFIG --resnapshot \
+             SOURCE",
+        )
+    }
+
     pub(crate) fn failed(detail: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::Failed {
             detail: detail.into(),

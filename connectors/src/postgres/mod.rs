@@ -10,12 +10,14 @@
 //! of every row held of it; a changed key is a delete and an upsert.
 //!
 //! Columns may be added, dropped and renamed while the source runs: rows written from then on have the
-//! new ones, rows held keep theirs until they are written again. A column of the key that goes, and a
-//! table that is renamed or made anew, end the source by name.
+//! new ones, rows held keep theirs until they are written again. A column of the key that goes or becomes
+//! another type, and a table that is renamed, made anew or no longer published ([`altered`]), end the
+//! source by name.
 //!
 //! Invariant: the server is told only places before which everything is durable here, so that whatever
 //! was not committed is told again; and a place that it no longer has is a named error.
 
+mod altered;
 mod apply;
 mod catalog;
 mod check;
@@ -95,7 +97,9 @@ impl PostgresSource {
         session.record_tables();
         let is_watched = !start.is_trial;
         let (slot, source) = (session.slot.clone(), start.name.to_string());
-        let _monitor = is_watched.then(|| Monitor::start(connector, slot, source));
+        let (watched, difference) = (session.watched(), session.difference.clone());
+        let _monitor =
+            is_watched.then(|| Monitor::start(connector, slot, source, watched, difference));
         let last = session.read_snapshot(exported, sink)?;
         // A trial's slot lives in the connection that made it; the lasting slot has its own.
         let trial = last.filter(|_| start.is_trial);

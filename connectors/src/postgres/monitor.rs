@@ -1,18 +1,38 @@
-//! How much of its log the server keeps for the slot, in metrics and in the log before it is too late.
+//! How much of its log the server keeps for the slot, in metrics and in the log before it is too late; and
+//! whether the tables are still those that the source began with.
 //!
-//! Invariant: a failure here is never one of the source.
+//! Invariant: a failure to look is never one of the source; a difference that is found is.
 
+use super::altered::Watched;
 use super::catalog::{self, Slot};
 use super::connection::{Connection, Connector, Purpose};
-use super::errors::PgError;
+use super::errors::{End, PgError};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// How often the slot is looked at.
+/// How often slot and tables are looked at.
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// The states of a slot's log, as `wal_status` names them.
 const STATES: [&str; 4] = ["reserved", "extended", "unreserved", "lost"];
+
+/// A difference of the tables that ends the source.
+#[derive(Clone, Default)]
+pub(crate) struct Difference(Arc<Mutex<Option<End>>>);
+
+impl Difference {
+    fn set(&self, end: End) {
+        let mut found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        found.get_or_insert(end);
+    }
+
+    /// The end, once.
+    pub(crate) fn take(&self) -> Option<End> {
+        let mut found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        found.take()
+    }
+}
 
 /// Ends the thread when it is dropped.
 pub(crate) struct Monitor {
@@ -20,17 +40,25 @@ pub(crate) struct Monitor {
 }
 
 impl Monitor {
-    /// Watches a slot until dropped.
-    pub(crate) fn start(connector: Connector, slot: String, source: String) -> Self {
+    /// Watches a slot and tables until dropped.
+    pub(crate) fn start(
+        connector: Connector,
+        slot: String,
+        source: String,
+        watched: Watched,
+        difference: Difference,
+    ) -> Self {
         let (closing, closed) = channel::<()>();
         let watch = move || {
             let mut connection = None;
             loop {
-                match look(&connector, &mut connection, &slot) {
-                    Ok(Some(found)) => tell(&source, &slot, &found),
-                    Ok(None) => {}
+                match look(&connector, &mut connection, &slot, &watched) {
+                    Ok((found, differs)) => {
+                        found.iter().for_each(|found| tell(&source, &slot, found));
+                        differs.into_iter().for_each(|end| difference.set(end));
+                    }
                     Err(error) => {
-                        tracing::debug!(%error, "the slot can't be looked at");
+                        tracing::debug!(%error, "slot and tables can't be looked at");
                         connection = None;
                     }
                 }
@@ -53,12 +81,13 @@ fn look(
     connector: &Connector,
     connection: &mut Option<Connection>,
     slot: &str,
-) -> Result<Option<Slot>, PgError> {
+    watched: &Watched,
+) -> Result<(Option<Slot>, Option<End>), PgError> {
     let open = match connection {
         Some(open) => open,
         none => none.insert(connector.connect(Purpose::Queries)?),
     };
-    catalog::slot(open, slot)
+    Ok((catalog::slot(open, slot)?, watched.difference(open)?))
 }
 
 fn tell(source: &str, slot: &str, found: &Slot) {

@@ -4,10 +4,12 @@
 //! Invariant: nothing is read before all of it is known to fit. A slot is only made when nothing is
 //! recorded, and a recorded place is never given up silently.
 
+use super::altered::Watched;
 use super::catalog::{self, Server, Slot, show_lsn};
 use super::config::PostgresConfig;
 use super::connection::{Connection, Connector, Purpose};
 use super::errors::{End, PgError};
+use super::monitor::Difference;
 use super::pgoutput::Lsn;
 use super::snapshot::{BACKOFF, Exported, create_slot};
 use super::tables::{BARRIER, SWEEP, SYSTEM, TIMELINE, Table, WAL, left_name, left_out};
@@ -41,6 +43,8 @@ pub(crate) struct Session<'a> {
     /// Everything before this place of the log was handed on, as the stream's thread asks for it.
     pub(crate) handed_on: Arc<AtomicU64>,
     pub(crate) barrier: u64,
+    /// A difference of the tables that was found meanwhile.
+    pub(crate) difference: Difference,
     pub(crate) pending: PendingBatch,
     /// Rows held from an earlier reading that were not seen so far.
     pub(crate) unseen: HashSet<Key>,
@@ -111,6 +115,7 @@ impl<'a> Session<'a> {
             slot: config.slot_name(&start.name),
             position: recorded(WAL).unwrap_or(0),
             handed_on: Arc::default(),
+            difference: Difference::default(),
             barrier: recorded(BARRIER).unwrap_or(0),
             start,
             config,
@@ -347,6 +352,23 @@ impl<'a> Session<'a> {
             self.handed_on.store(place, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// What of the tables must stay as it is.
+    pub(crate) fn watched(&self) -> Watched {
+        Watched {
+            publication: self.publication.clone(),
+            tables: self.tables.iter().map(|it| it.facts.clone()).collect(),
+            server_version_number: self.server.version_number,
+        }
+    }
+
+    /// Whether the tables are still those that were looked at at the start.
+    pub(crate) fn check_tables(&self) -> Result<(), End> {
+        let mut queries = self.queries()?;
+        let difference = self.watched().difference(&mut queries)?;
+        queries.close();
+        difference.map_or(Ok(()), Err)
     }
 
     pub(crate) fn is_until_caught_up(&self) -> bool {

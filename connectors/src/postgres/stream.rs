@@ -1,9 +1,9 @@
 //! The stream: connecting, following, connecting again.
 //!
 //! ```text
-//! connect -> check the slot -> START_REPLICATION -> follow -+-> caught up, stopped: end
-//!    ^                                                      |
-//!    +------------- wait, longer each time -----------------+ the connection broke
+//! connect -> check slot and tables -> START_REPLICATION -> follow -+-> caught up, stopped: end
+//!    ^                                                             |
+//!    +------------- wait, longer each time ------------------------+ the connection broke
 //! ```
 //!
 //! Invariant: every connection begins at the place before which everything was put into batches.
@@ -131,6 +131,7 @@ impl Follower<'_, '_> {
             )));
         }
         session.check_slot()?;
+        session.check_tables()?;
         Ok(connection)
     }
 
@@ -172,9 +173,13 @@ impl Follower<'_, '_> {
         lost_or(error, &self.applier.session.slot)
     }
 
-    /// Between parcels: positions that moved over nothing of ours, and the moment of being caught up.
+    /// Between parcels: a difference of the tables, positions that moved over nothing of ours, and the
+    /// moment of being caught up.
     fn rest(&mut self) -> Result<(), End> {
         let session = &*self.applier.session;
+        if let Some(end) = session.difference.take() {
+            return Err(end);
+        }
         let position = session.position;
         let is_first_time = !self.is_caught_up
             && self.target.is_some_and(|target| position >= target)

@@ -1,9 +1,9 @@
-//! Tables that are altered, taken out and put back while a source reads them: either it goes on and has what they have, or it
-//! ends and says what happened.
+//! Tables that are altered, swapped, taken out and put back while a source reads them: either it goes on
+//! and has what they have, or it ends and says what happened.
 
 use crate::support::{Database, catch_up, failure, open, rows};
-use serde_json::json;
-use std::time::Duration;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 use vectide_connectors::testing::{HeldMap, ModelState, RecordingSink, Resume, run_source};
 use vectide_model::ReadMode;
 
@@ -154,4 +154,101 @@ fn a_table_that_was_left_out_for_a_time_is_told() {
     catch_up(&state, database.source(&all));
     let keys: Vec<String> = rows(&state).into_keys().collect();
     assert_eq!(keys, ["public.a/3", "public.c/2"]);
+}
+
+/// A running source looks at its tables every ten seconds; this is three of them.
+const LOOK_MAX: Duration = Duration::from_secs(30);
+
+/// Tables, what is done to them, and what the source says then; nothing where it goes on.
+const ALTERATIONS: [(&str, &str, &str); 8] = [
+    (
+        "w",
+        "ALTER TABLE w RENAME TO w_old; ALTER TABLE w_new RENAME TO w",
+        "dropped and made anew",
+    ),
+    ("dropped", "DROP TABLE dropped", "is gone"),
+    (
+        "left_out",
+        "ALTER PUBLICATION p_left_out DROP TABLE left_out",
+        "no longer in publication `p_left_out`",
+    ),
+    (
+        "narrowed",
+        "ALTER PUBLICATION p_narrowed SET (publish = 'insert')",
+        "leaves out some kinds of changes",
+    ),
+    (
+        "unidentified",
+        "ALTER TABLE unidentified REPLICA IDENTITY NOTHING",
+        "REPLICA IDENTITY",
+    ),
+    (
+        "moved",
+        "ALTER TABLE moved RENAME TO moved_away",
+        "is named `public.moved_away` now",
+    ),
+    // Told under the root's name from then on.
+    (
+        "leaf",
+        "ALTER PUBLICATION p_leaf SET (publish_via_partition_root)",
+        "no longer in publication `p_leaf`",
+    ),
+    // Nothing of this is a reason to end.
+    (
+        "altered",
+        "ALTER TABLE altered ADD COLUMN x int; ALTER TABLE altered REPLICA IDENTITY FULL",
+        "",
+    ),
+];
+
+/// Nothing in the stream tells of a table that took another one's place, or is no longer published:
+/// the source was stale for ever, and said that it had caught up.
+#[test]
+fn tables_that_are_swapped_or_no_longer_published_end_the_source() {
+    let Some(database) = Database::new(
+        "swapped_or_unpublished",
+        "CREATE TABLE w (id int PRIMARY KEY); CREATE TABLE w_new (id int PRIMARY KEY);
+         CREATE TABLE dropped (id int PRIMARY KEY); CREATE TABLE left_out (id int PRIMARY KEY);
+         CREATE TABLE narrowed (id int PRIMARY KEY); CREATE TABLE unidentified (id int PRIMARY KEY);
+         CREATE TABLE moved (id int PRIMARY KEY); CREATE TABLE root (id int PRIMARY KEY)
+           PARTITION BY RANGE (id);
+         CREATE TABLE leaf PARTITION OF root FOR VALUES FROM (0) TO (100);
+         CREATE TABLE altered (id int PRIMARY KEY);",
+    ) else {
+        return;
+    };
+    let mut client = database.client();
+    let runs = ALTERATIONS.map(|(table, _, _)| {
+        let published = if table == "leaf" { "root" } else { table };
+        client.execute(&format!(
+            "CREATE PUBLICATION p_{table} FOR TABLE {published}"
+        ));
+        let mut config: Value = database.config(&[&format!("public.{table}")]);
+        (config["slot"], config["publication"]) = (
+            json!(format!("swapped_{table}")),
+            json!(format!("p_{table}")),
+        );
+        let state = ModelState::default();
+        let run = state.run(open(config), ReadMode::Follow);
+        state.wait_until("caught up", |it| it.times_caught_up() == 1);
+        run
+    });
+    for (_, statements, _) in ALTERATIONS {
+        client.execute(statements);
+    }
+    let began_at = Instant::now();
+    for ((table, _, expected), run) in ALTERATIONS.into_iter().zip(runs) {
+        if expected.is_empty() {
+            std::thread::sleep(Duration::from_secs(1));
+            assert!(!run.is_finished(), "{table}: {:?}", run.join());
+            continue;
+        }
+        while !run.is_finished() {
+            assert!(began_at.elapsed() < LOOK_MAX, "{table} goes on");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let error = run.join().unwrap_err().to_string();
+        assert!(error.contains(expected), "{table}: {error}");
+        assert!(error.contains(&format!("public.{table}")), "{error}");
+    }
 }
