@@ -104,9 +104,8 @@ fn main() {
             assert_eq!(read(&server, &slot, &resume).changes, rows);
         });
         println!("  {:.0} % of the limit", 100.0 * rate / limit);
-        client.execute(&format!(
-            "SELECT pg_drop_replication_slot('{slot}'); SELECT pg_drop_replication_slot('{bare}')"
-        ));
+        client.drop_slot(&slot);
+        client.drop_slot(&bare);
         if per_transaction == 100 {
             client.execute("ANALYZE pages");
             report("snapshot, 2 readers", rows, || {

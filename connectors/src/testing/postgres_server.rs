@@ -10,8 +10,12 @@ use crate::postgres::client::{Connection, Connector, Purpose};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use vectide_model::StopSignal;
+
+/// How long the server may take to notice that a reader of a slot has ended.
+const SLOT_PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running server.
 pub struct PostgresServer {
@@ -192,6 +196,22 @@ impl PostgresClient {
     pub fn try_execute(&mut self, sql: &str) -> Result<(), String> {
         let done = self.0.query(sql);
         done.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Drops a replication slot, whose reader has ended: the server may not have noticed yet.
+    ///
+    /// # Panics
+    /// When the server refuses, or somebody goes on reading.
+    pub fn drop_slot(&mut self, slot: &str) {
+        let sql = format!(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
+             WHERE slot_name = '{slot}' AND NOT active"
+        );
+        let start = Instant::now();
+        while self.query(&sql).is_empty() {
+            assert!(start.elapsed() < SLOT_PATIENCE, "slot {slot} is read");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Runs a query and gives its rows as text.

@@ -71,7 +71,7 @@ fn a_slot_that_is_gone_is_told_and_reading_anew_removes_what_went() {
     let state = ModelState::default();
     catch_up(&state, database.source(&["public.pages"]));
     let mut client = database.client();
-    client.execute("SELECT pg_drop_replication_slot('slot_is_gone')");
+    client.drop_slot("slot_is_gone");
     client.execute("DELETE FROM pages WHERE id <= 10; UPDATE pages SET body = 'new' WHERE id = 11");
     let error = failure(&state, database.config(&["public.pages"]));
     assert!(error.contains("`slot_is_gone` is gone"), "{error}");

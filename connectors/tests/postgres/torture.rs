@@ -136,6 +136,6 @@ fn a_snapshot_while_writers_write_and_the_source_is_killed() {
             state.dead_letters().len()
         );
         assert_eq!(state.dead_letters(), [], "run {run}");
-        client.execute("SELECT pg_drop_replication_slot('snapshot_while_writing')");
+        client.drop_slot("snapshot_while_writing");
     }
 }
