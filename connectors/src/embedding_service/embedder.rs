@@ -19,6 +19,7 @@ use super::kept::Kept;
 use super::pace::{PAUSE_MAX, before_repetition};
 use super::telemetry;
 use super::tokenizer::Tokens;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vectide_model::{
@@ -191,11 +192,14 @@ impl RemoteEmbedder {
     /// are kept if it fails.
     fn send_missing(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, EmbedError> {
         let known: Vec<_> = texts.iter().map(|text| self.kept.take(text)).collect();
-        let missing = texts
-            .iter()
-            .zip(&known)
-            .filter(|(_, known)| known.is_none());
-        let missing: Vec<String> = missing.map(|(text, _)| text.clone()).collect();
+        // Nearly always all of them: then no text is copied.
+        let missing: Cow<'_, [String]> = if known.iter().all(Option::is_none) {
+            texts.into()
+        } else {
+            let pairs = texts.iter().zip(&known);
+            let missing = pairs.filter(|(_, known)| known.is_none());
+            missing.map(|(text, _)| text.clone()).collect()
+        };
         let (made, error) = match self.send_all(Lane::Bulk, &missing) {
             Ok(made) => (made, None),
             Err(failed) => (failed.made, Some(failed.error)),
