@@ -4,7 +4,7 @@
 
 use crate::binary::CAPABILITY_MIN;
 use cudarc::driver::{result, sys};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use vectide_model::contained;
 
 /// What the compiler of the binary was made for; older drivers refuse its code.
 const DRIVER_MIN: i32 = 13_000;
@@ -41,8 +41,8 @@ pub struct NoGpu(pub String);
 /// is new enough.
 pub fn probe() -> Result<Vec<DeviceFacts>, NoGpu> {
     // The driver is bound function by function, and one that is missing panics. `ask` has looked for each
-    // before: in a thread of a pipeline a panic ends the process, whoever would catch it.
-    let asked = catch_unwind(AssertUnwindSafe(ask));
+    // before; this is for what it does not look for.
+    let asked = contained(ask);
     asked.unwrap_or_else(|_| Err(NoGpu("the NVIDIA driver's library is damaged".into())))
 }
 
