@@ -2,7 +2,7 @@
 //! lost, a stop does not wait for the service, and one Vectide serves another.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 use vectide_connectors::testing::{EmbeddingService, Reply};
 use vectide_model::Lane;
@@ -72,6 +72,21 @@ fn wait_for(running: &mut Running, number: usize) {
     });
 }
 
+/// Starts a run until it is caught up whose service is away, and waits until it was asked a few times: documents
+/// that are one epoch at most have all been read by then.
+fn begin_in_an_outage(config: &Path, service: &EmbeddingService) -> Child {
+    service.script(|_| Reply::Http(503, "", "not now".into()));
+    let mut command = vectide(&["run", "--until-caught-up"]);
+    let command = command.arg(config).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    let end = Instant::now() + PATIENCE;
+    while service.asked().len() < 4 {
+        assert!(Instant::now() < end);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    child
+}
+
 /// What is read is embedded and committed before a run ends by itself, and the answer that it gives is true.
 #[test]
 fn a_run_that_ends_by_itself_waits_for_an_outage_that_outlives_its_sources() {
@@ -80,15 +95,7 @@ fn a_run_that_ends_by_itself_waits_for_an_outage_that_outlives_its_sources() {
     let config = pipeline(directory.path(), &service.url(), free_port());
     edit(&config, ", follow: true", "");
     write(directory.path(), "log", 0..20);
-    service.script(|_| Reply::Http(503, "", "not now".into()));
-    let mut command = vectide(&["run", "--until-caught-up"]);
-    let mut child = command.arg(&config).spawn().unwrap();
-    // The twenty documents are one epoch at most: when it is embedded all has been read.
-    let end = Instant::now() + PATIENCE;
-    while service.asked().len() < 4 {
-        assert!(Instant::now() < end);
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    let mut child = begin_in_an_outage(&config, &service);
     std::thread::sleep(Duration::from_millis(500));
     assert!(child.try_wait().unwrap().is_none(), "it waits");
     service.recover();
@@ -106,15 +113,7 @@ fn a_run_that_is_stopped_in_an_outage_is_not_caught_up() {
     let config = pipeline(directory.path(), &service.url(), free_port());
     edit(&config, ", follow: true", "");
     write(directory.path(), "log", 0..20);
-    service.script(|_| Reply::Http(503, "", "not now".into()));
-    let mut command = vectide(&["run", "--until-caught-up"]);
-    let command = command.arg(&config).stderr(Stdio::piped());
-    let child = command.spawn().unwrap();
-    let end = Instant::now() + PATIENCE;
-    while service.asked().len() < 4 {
-        assert!(Instant::now() < end);
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    let child = begin_in_an_outage(&config, &service);
     signal("-TERM", &child.id().to_string());
     let output = child.wait_with_output().unwrap();
     let complaints = String::from_utf8_lossy(&output.stderr);

@@ -97,11 +97,12 @@ impl Source for SplitScript {
         for (number, (changes, pause)) in batches.iter().take(self.batches).enumerate() {
             let first = end;
             end += changes.len() as u64;
-            let (place, behind) = match self.parts {
-                1 => (first, end),
+            // Where the first change stands, how far behind it the next one, and where reading goes on.
+            let (place, step, behind) = match self.parts {
+                1 => (first, 1, end),
                 parts => {
                     let transaction = (number / parts) as u64;
-                    (transaction, transaction + 1)
+                    (transaction, 0, transaction + 1)
                 }
             };
             if place < resume {
@@ -116,11 +117,7 @@ impl Source for SplitScript {
                 position: Position {
                     source: start.name.clone(),
                     partition: partition.clone(),
-                    offset: if self.parts == 1 {
-                        place + at as u64
-                    } else {
-                        place
-                    },
+                    offset: place + step * at as u64,
                 },
                 changed_at: SystemTime::now(),
             });
